@@ -1,0 +1,107 @@
+"""What goes into a model and what comes out: names, shapes, dtypes and layouts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Layout = Literal["nchw", "nhwc"]
+Arrays = dict[str, NDArray[Any]]
+
+PERMUTATIONS: dict[tuple[Layout, Layout], tuple[int, ...]] = {
+    ("nchw", "nhwc"): (0, 2, 3, 1),
+    ("nhwc", "nchw"): (0, 3, 1, 2),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One input or output.
+
+    shape: an int for a fixed dimension, a name for a dynamic one.
+    dtype: numpy's name ("float32", "int64", "bool").
+    layout: of a rank-4 image tensor; None for everything else.
+    range: least and greatest value an input takes; None where it was not declared.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    layout: Layout | None = None
+    range: tuple[float, float] | None = None
+
+    def permuted(self, layout: Layout | None) -> Tensor:
+        """The same tensor in another layout; itself where layouts do not apply to it."""
+        order = axes(self.layout, layout)
+        if order is None:
+            return self
+        shape = tuple(self.shape[axis] for axis in order)
+        return Tensor(
+            name=self.name, shape=shape, dtype=self.dtype, layout=layout, range=self.range
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """The inputs and outputs of a model, in order.
+
+    dims: the least and greatest size of each dynamic dimension, by name.
+    outputs: empty until the source has been run once.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...] = ()
+    dims: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def permuted(self, layout: Layout | None) -> Signature:
+        """The signature of the same model with its image inputs and outputs in `layout`."""
+        return Signature(
+            inputs=tuple(tensor.permuted(layout) for tensor in self.inputs),
+            outputs=tuple(tensor.permuted(layout) for tensor in self.outputs),
+            dims=self.dims,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(
+            inputs=tuple(_tensor(entry) for entry in value["inputs"]),
+            outputs=tuple(_tensor(entry) for entry in value.get("outputs", ())),
+            dims={name: (low, high) for name, (low, high) in value.get("dims", {}).items()},
+        )
+
+
+def axes(source: Layout | None, wanted: Layout | None) -> tuple[int, ...] | None:
+    """The transposition that brings `source` to `wanted`; None where nothing is to be done."""
+    if source is None or wanted is None or source == wanted:
+        return None
+    return PERMUTATIONS[source, wanted]
+
+
+def permute(arrays: Arrays, *, tensors: tuple[Tensor, ...], layout: Layout | None) -> Arrays:
+    """The arrays of `tensors`, each brought from its own layout to `layout`."""
+    result = dict(arrays)
+    for tensor in tensors:
+        order = axes(tensor.layout, layout)
+        if order is not None and tensor.name in arrays:
+            result[tensor.name] = np.ascontiguousarray(arrays[tensor.name].transpose(order))
+    return result
+
+
+def _tensor(entry: Mapping[str, Any]) -> Tensor:
+    bounds = entry.get("range")
+    return Tensor(
+        name=entry["name"],
+        shape=tuple(entry["shape"]),
+        dtype=entry["dtype"],
+        layout=entry.get("layout"),
+        range=None if bounds is None else (bounds[0], bounds[1]),
+    )

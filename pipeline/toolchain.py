@@ -1,0 +1,29 @@
+"""The interpreter and distributions that a step's worker runs with. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolchain:
+    """Where a step runs.
+
+    preload: modules that the warm parent imports once, never to run an op (a parent that ran one
+        hands its children locks that nobody will release). A missing one is passed over: the
+        step itself says what it lacks.
+    distributions: those whose versions a step's result depends on.
+    extra: the extra of crosscast that installs them.
+    overlay: lock file of a directory of exactly pinned distributions that only this toolchain's
+        workers see, in front of their path.
+    """
+
+    name: str
+    preload: tuple[str, ...] = ()
+    distributions: tuple[str, ...] = ()
+    extra: str = ""
+    overlay: Path | None = None
+
+
+CORE = Toolchain(name="core", preload=("numpy", "safetensors.numpy"), distributions=("numpy",))

@@ -1,0 +1,108 @@
+"""What a deployment target is: the protocol, and defaults that a target may alias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from crosscast.pipeline.signature import Arrays, Tensor
+from crosscast.pipeline.toolchain import Toolchain
+
+Kind = Literal["exported_program", "onnx", "tflite", "coreml"]
+"""What a tree holds: `model.pt2`, `model.onnx`, `model.tflite`, `model.mlpackage/`."""
+
+Delivered = Literal["fp32", "fp16", "int8"]
+
+
+class Options(BaseModel):
+    """Options of a conversion or quantization, each declared once: the YAML key, its type, its
+    default and its documentation. Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Session(Protocol):
+    """A loaded model.
+
+    inputs, outputs: what the file itself declares, in its order.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Compute all outputs, by name and in order. Every call starts from a fresh state."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The audit of what was delivered.
+
+    delivered: the precision that holds most of the weights' bytes.
+    weights: bytes of weights by dtype (numpy's names).
+    """
+
+    delivered: Delivered
+    weights: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form."""
+        return asdict(self)
+
+
+class Target(Protocol):
+    """A format + precision + runtime that a model ships to: one module that has these members.
+
+    summary: one line for `crosscast targets`.
+    format: kind of tree that the chain ends with.
+    precision_asked: what the audit must find delivered.
+    accepts: kinds that `convert` can start from, best first.
+    toolchain, quantizer, runtime: where `convert`, `quantize`, and `open` and `precision` run.
+    quantize: None where `convert` ends the chain.
+    calibrated: whether `quantize` reads calibration samples.
+    no_runtime: why `open` gives None on this host; empty where it does not.
+    """
+
+    Options: type[Options]
+    QuantizeOptions: type[Options] | None
+    summary: str
+    format: Kind
+    precision_asked: Delivered
+    accepts: tuple[Kind, ...]
+    toolchain: Toolchain
+    quantizer: Toolchain | None
+    runtime: Toolchain
+    calibrated: bool
+    no_runtime: str
+
+    def convert(self, *, model: Path, options: Mapping[str, Any], out: Path) -> None:
+        """Write this format's file under `out` from the tree `model`, of a kind in `accepts`.
+
+        Raises StageError where the model has what the format cannot express: it names the
+        operator, the layer and what to do.
+        """
+        ...
+
+    def quantize(
+        self, *, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path
+    ) -> None:
+        """Write the quantized file under `out` from a tree that `convert` wrote."""
+        ...
+
+    def open(self, *, artifact: Path) -> Session | None:
+        """Load the artifact in its own runtime, or None where this host has none."""
+        ...
+
+    def precision(self, *, artifact: Path) -> Precision:
+        """Audit what the file holds."""
+        ...
+
+    def usage(self, *, manifest: Mapping[str, Any]) -> str:
+        """The Markdown of USAGE.md: snippets that match the manifest's names and shapes."""
+        ...
+
