@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Layout = Literal["nchw", "nhwc"]
-Arrays = dict[str, NDArray[Any]]
+Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
 PERMUTATIONS: dict[tuple[Layout, Layout], tuple[int, ...]] = {
     ("nchw", "nhwc"): (0, 2, 3, 1),
@@ -88,6 +88,8 @@ def axes(source: Layout | None, wanted: Layout | None) -> tuple[int, ...] | None
 
 def permute(arrays: Arrays, *, tensors: tuple[Tensor, ...], layout: Layout | None) -> Arrays:
     """The arrays of `tensors`, each brought from its own layout to `layout`."""
+    import numpy as np  # not above: planning needs signatures, but no arrays
+
     result = dict(arrays)
     for tensor in tensors:
         order = axes(tensor.layout, layout)

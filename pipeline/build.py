@@ -1,0 +1,134 @@
+"""The commands' work: build a config, forecast a build, verify an artifact on its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline import manifest as manifests
+from crosscast.pipeline.config.schema import Config
+from crosscast.pipeline.errors import CrosscastError, ParityError, StageError, ToolchainError
+from crosscast.pipeline.events import BuildFinished, Event, Message, StepCached, StepFinished, Subscriber
+from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
+from crosscast.pipeline.planner import plan
+from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
+from crosscast.pipeline.stages import STAGES, reference_to
+from crosscast.pipeline.store import Store
+from crosscast.targets import TARGETS
+
+
+def build(
+    config: Config, *, store: Store, settings: Settings, emit: Subscriber, only: Collection[str]
+) -> int:
+    """Build the config's targets (or those in `only`); gives the exit code."""
+    started = time.monotonic()
+    counts = {StepFinished: 0, StepCached: 0}
+
+    def counted(event: Event) -> None:
+        if type(event) in counts:
+            counts[type(event)] += 1
+        emit(event)
+
+    ledger = Ledger(
+        plan(config, only=only), store, scope=str(config.path), force=settings.force
+    )
+    with (
+        store.workspace() as workspace,
+        LocalExecutor(cache=store.root, on_message=lambda text: emit(Message(text=text))) as executor,
+    ):
+        runner = Runner(
+            ledger, executor=executor, workspace=workspace, settings=settings, emit=counted
+        )
+        results = runner.run()
+    code = worst({result.code for result in results.values()})
+    emit(
+        BuildFinished(
+            code=code,
+            seconds=round(time.monotonic() - started, 3),
+            ran=counts[StepFinished],
+            cached=counts[StepCached],
+        )
+    )
+    return code
+
+
+def preview(config: Config, *, store: Store, only: Collection[str], force: bool) -> list[Forecast]:
+    """What `build` would do with each step, and why."""
+    ledger = Ledger(plan(config, only=only), store, scope=str(config.path), force=force)
+    return forecast(ledger)
+
+
+def verify(artifact: Path, *, store: Store, settings: Settings, emit: Subscriber) -> dict[str, Any]:
+    """Run an artifact on its own test vectors, without its source; gives the verdict.
+
+    Raises ParityError where a file is not the one that was proven, StageError where the worker
+    did not succeed, ToolchainError where the target's runtime is not installed.
+    """
+    manifest = manifests.read(artifact)
+    manifests.check_files(artifact, manifest)
+    target = TARGETS.get(manifest["target"])
+    if target is None:
+        raise ToolchainError(
+            f"{artifact}: target '{manifest['target']}' is not known here",
+            fix="`crosscast targets` lists those that are; a plug-in may be missing",
+        )
+    with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
+        reference = workspace.directory("reference")
+        _write_reference(artifact, manifest, reference)
+        out = workspace.directory("verdict")
+        executor.submit(
+            Task(
+                id="verify",
+                module=STAGES["verify"],
+                toolchain=target.runtime,
+                inputs={"model": artifact, "reference": reference},
+                options={
+                    "open": reference_to(target.open),
+                    "precision": reference_to(target.precision),
+                    "no_runtime": target.no_runtime,
+                    "precision_asked": target.precision_asked,
+                    "layout": None,
+                    "parity": manifest["verdict"].get("parity", {}),
+                },
+                out=out,
+                log=store.log(str(artifact.absolute()), "verify"),
+                limits=Limits(
+                    timeout=settings.timeout, memory=settings.step_memory or settings.memory
+                ),
+            )
+        )
+        outcome = executor.wait()
+        _raise_unless_ok(outcome)
+        verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+    return verdict
+
+
+def verdict_code(verdict: dict[str, Any]) -> int:
+    """The exit code of a verdict: 0 only where it passed."""
+    return 0 if verdict["status"] == "passed" else ParityError.exit_code
+
+
+def _write_reference(artifact: Path, manifest: dict[str, Any], out: Path) -> None:
+    """Lay the artifact's vectors out as the `reference` stage would."""
+    (out / manifests.VECTORS).symlink_to((artifact / manifests.VECTORS).absolute())
+    manifests.write_json(out / "cases.json", manifest["vectors"]["cases"])
+    manifests.write_json(
+        out / "signature.json", {key: manifest[key] for key in ("inputs", "outputs", "dims")}
+    )
+
+
+def _raise_unless_ok(outcome: Outcome | None) -> None:
+    if outcome is None:
+        raise StageError("verification did not end")
+    if outcome.status != "ok":
+        error: CrosscastError = StageError(
+            f"verification did not end well [{outcome.status}]: {outcome.message}\n"
+            f"  log: {outcome.log}",
+            fix=outcome.fix,
+        )
+        if outcome.exit_code == ToolchainError.exit_code:
+            error = ToolchainError(outcome.message, fix=outcome.fix)
+        raise error

@@ -1,0 +1,287 @@
+"""The `crosscast` command: parse, call, print. What a command needs is imported when it runs, so
+that `--help` costs nothing."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from crosscast.pipeline.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    CrosscastError,
+)
+
+if TYPE_CHECKING:
+    from crosscast.pipeline.config.schema import Config
+    from crosscast.pipeline.report.console import JsonLines, LiveConsole
+    from crosscast.pipeline.runner import Settings
+    from crosscast.pipeline.store import Store
+
+app = typer.Typer(
+    name="crosscast",
+    help="One model in, every device out, each artifact proven.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Configs = Annotated[list[Path], typer.Argument(help="Config files.", show_default=False)]
+OneConfig = Annotated[Path, typer.Argument(help="A config file.", show_default=False)]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", "-t", help="Only this target (repeatable).", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say why each step runs.")]
+
+
+@app.command(epilog="Example: crosscast check configs/*.yaml")
+def check(configs: Configs) -> None:
+    """Check that configs are valid; lists every error of each with its line."""
+    from crosscast.pipeline.config.load import load
+    from crosscast.pipeline.planner import plan
+
+    errors = []
+    for path in configs:
+        try:
+            plan(load(path))
+            typer.echo(f"{path}: ok")
+        except ConfigError as error:
+            errors.append(str(error))
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+@app.command(epilog="Example: crosscast plan configs/efficientnet-lite0.yaml")
+def plan(
+    config: OneConfig,
+    target: Targets = None,
+    force: Annotated[bool, typer.Option("--force", help="As `build --force` would.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Show the steps of a build, which of them would run, and why."""
+    import json
+    from dataclasses import asdict
+
+    from crosscast.pipeline.build import preview
+    from crosscast.pipeline.config.load import load
+
+    forecasts = preview(load(config), store=_store(), only=target or (), force=force)
+    for entry in forecasts:
+        if json_:
+            typer.echo(json.dumps(asdict(entry), ensure_ascii=False))
+        else:
+            reason = f"  ({entry.reason})" if entry.reason else ""
+            typer.echo(f"{entry.action:<7} {entry.step}{reason}")
+
+
+@app.command(epilog="Example: crosscast build configs/efficientnet-lite0.yaml -t tflite-int8 -v")
+def build(
+    configs: Configs,
+    target: Targets = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where artifacts go.")] = Path(
+        "artifacts"
+    ),
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Steps at a time. Default: one a core."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory budget of all steps, such as 8GiB. Default: 90 % of what is free."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run every step.")] = False,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going/--fail-fast", help="Go on with what a failure leaves possible."),
+    ] = True,
+    verbose: Verbose = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print events as JSON lines instead of text.")
+    ] = False,
+) -> None:
+    """Build, prove and package the targets of configs.
+
+    Exit codes: 0 all done; 1 a stage failed; 2 usage or config; 3 a toolchain or runtime is
+    missing; 4 an artifact was not proven; 130 interrupted.
+    """
+    from crosscast.pipeline import build as work
+    from crosscast.pipeline.config.load import load
+    from crosscast.pipeline.events import BuildFinished, Event, TargetFinished
+    from crosscast.pipeline.report.console import summary
+    from crosscast.pipeline.runner import worst
+
+    store, ended, codes = _store(), [], []
+    for config in [load(path) for path in configs]:
+        settings = _settings(
+            config, artifacts=out, jobs=jobs, memory=memory, force=force, keep_going=keep_going
+        )
+        with _console(json_=json_, verbose=verbose) as show:
+
+            def emit(event: Event, show: JsonLines | LiveConsole = show) -> None:
+                ended.append(event)
+                show(event)
+
+            codes.append(
+                work.build(config, store=store, settings=settings, emit=emit, only=target or ())
+            )
+    if not json_:
+        typer.echo(summary([event for event in ended if isinstance(event, TargetFinished)]))
+        for event in ended:
+            if isinstance(event, BuildFinished):
+                typer.echo(
+                    f"{event.ran} steps run, {event.cached} cached, {event.seconds:.1f} s"
+                )
+    raise typer.Exit(worst(codes))
+
+
+@app.command(epilog="Example: crosscast verify artifacts/efficientnet-lite0/1.0.0/tflite-int8")
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's directory.", show_default=False)],
+    json_: AsJson = False,
+) -> None:
+    """Prove an artifact again from its own test vectors, without its source."""
+    import json
+
+    from crosscast.pipeline import build as work
+    from crosscast.pipeline.report.console import PlainLines
+    from crosscast.pipeline.runner import Settings
+
+    verdict = work.verify(
+        artifact, store=_store(), settings=Settings(artifacts=artifact), emit=PlainLines(sys.stderr)
+    )
+    if json_:
+        typer.echo(json.dumps(verdict, ensure_ascii=False, indent=2))
+    else:
+        reason = f": {verdict['reason']}" if verdict["reason"] else ""
+        typer.echo(f"{artifact}: {verdict['status']}{reason}")
+    raise typer.Exit(work.verdict_code(verdict))
+
+
+@app.command(epilog="Example: crosscast show artifacts/efficientnet-lite0/1.0.0/onnx-int8")
+def show(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's directory.", show_default=False)],
+    json_: AsJson = False,
+) -> None:
+    """Show an artifact: files, inputs and outputs, precision, verdict."""
+    import json
+
+    from crosscast.pipeline import manifest as manifests
+    from crosscast.pipeline.report.artifact import describe
+
+    manifest = manifests.read(artifact)
+    typer.echo(json.dumps(manifest, ensure_ascii=False, indent=2) if json_ else describe(manifest))
+
+
+@app.command(epilog="Example: crosscast targets")
+def targets() -> None:
+    """List the targets, and whether they can be built and run here."""
+    from crosscast.pipeline import doctor
+
+    for health in doctor.targets(_store().root):
+        state = "builds, runs" if health.runs else "builds" if health.builds else "needs set-up"
+        typer.echo(f"{health.target:<14} {state:<13} {health.summary}")
+
+
+@app.command(epilog="Example: crosscast doctor --build-overlays")
+def doctor(
+    build_overlays: Annotated[
+        bool,
+        typer.Option(
+            "--build-overlays", help="Build missing overlays now, for builds without network."
+        ),
+    ] = False,
+) -> None:
+    """Show what is installed, what can be built and run here, and what to install."""
+    from crosscast.pipeline import doctor as checks
+    from crosscast.pipeline.report.health import describe
+
+    cache = _store().root
+    if build_overlays:
+        for path in checks.build_overlays(cache):
+            typer.echo(f"overlay: {path}")
+    typer.echo(describe(checks.toolchains(cache), checks.targets(cache)))
+
+
+def main() -> None:
+    """Run the command line; the one place where errors become text and exit codes."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; gives its exit code."""
+    try:
+        code: Any = app(args=arguments, standalone_mode=False)
+    except CrosscastError as error:
+        typer.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except typer.Exit as error:
+        return error.exit_code
+    except TyperException as error:
+        typer.echo(f"error: {error}\n  fix: see `crosscast --help`", err=True)
+        return ConfigError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the one handler at the top
+        return _bug(error)
+    return code if isinstance(code, int) else 0
+
+
+def _bug(error: Exception) -> int:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="crosscast-", suffix=".log", delete=False, encoding="utf-8"
+    ) as log:
+        traceback.print_exc(file=log)
+    typer.echo(
+        f"error: this is a bug in crosscast: {type(error).__name__}: {error}\n"
+        f"  fix: please report it with {log.name}",
+        err=True,
+    )
+    return EXIT_BUG
+
+
+def _settings(
+    config: Config,
+    *,
+    artifacts: Path,
+    jobs: int | None,
+    memory: str | None,
+    force: bool,
+    keep_going: bool,
+) -> Settings:
+    from crosscast.pipeline.config.schema import parse_bytes
+    from crosscast.pipeline.runner import Settings
+
+    given: dict[str, Any] = {"jobs": jobs, "memory": parse_bytes(memory) if memory else None}
+    return Settings(
+        artifacts=artifacts,
+        timeout=config.limits.timeout,
+        step_memory=config.limits.memory,
+        force=force,
+        keep_going=keep_going,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _console(*, json_: bool, verbose: bool) -> JsonLines | LiveConsole:
+    from crosscast.pipeline.report.console import JsonLines, LiveConsole, PlainLines
+
+    if json_:
+        return JsonLines()
+    return LiveConsole(verbose=verbose) if sys.stdout.isatty() else PlainLines(verbose=verbose)
+
+
+def _store() -> Store:
+    from crosscast.pipeline.store import Store, default_root
+
+    return Store(default_root())

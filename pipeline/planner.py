@@ -1,0 +1,305 @@
+"""Config -> Plan. Equal steps, whoever asks for them, become one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crosscast.pipeline import graph
+from crosscast.pipeline.config.schema import Config, TargetConfig
+from crosscast.pipeline.digest import canonical
+from crosscast.pipeline.errors import ConfigError
+from crosscast.pipeline.fingerprint import locked_versions
+from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
+from crosscast.pipeline.sources import SOURCES
+from crosscast.pipeline.stages import STAGES, reference_to
+from crosscast.pipeline.toolchain import CORE, Toolchain
+from crosscast.targets import TARGETS
+
+if TYPE_CHECKING:
+    from crosscast.pipeline.sources import Source
+    from crosscast.targets.base import Kind, Target
+
+DEFAULT_OPSET = 18
+"""What torch's exporter writes without converting, and what every converter here reads."""
+
+MEMORY = {"export": 2 * GIB, "convert": GIB, "quantize": GIB, "reference": GIB}
+"""First estimates of a step's peak; what was learnt from earlier runs takes their place."""
+
+
+def plan(config: Config, *, only: Collection[str] = ()) -> Plan:
+    """The steps that build, prove and package the config's targets (or those in `only`).
+
+    Raises ConfigError for a target in `only` that the config does not have, and for a target
+    that cannot be made from the source's framework.
+    """
+    unknown = sorted(set(only) - set(config.targets))
+    if unknown:
+        raise ConfigError(
+            f"{config.path}: no target '{unknown[0]}'",
+            fix=f"its targets are {', '.join(config.targets)}",
+        )
+    builder = _Builder(config)
+    ends = {name: builder.target(name) for name in config.targets if not only or name in only}
+    return Plan(
+        model=config.model,
+        version=config.version,
+        steps=graph.ordered(builder.steps),
+        targets=ends,
+    )
+
+
+class _Builder:
+    """Collects the steps of one config."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.steps: dict[str, Step] = {}
+        self.source_options: dict[str, Any] = config.source.to_source()
+        self.source: Source = importlib.import_module(SOURCES[self.source_options["kind"]])
+        self.signature = config.signature().to_json()
+        self._ids: dict[str, str] = {}
+
+    def target(self, name: str) -> TargetSteps:
+        """Plan a target's whole chain; gives the ids of its ends."""
+        settings = self.config.targets[name]
+        target = TARGETS[name]
+        export, model = self.model(name)
+        verify = self._verify(name, target, settings, model)
+        package = self._package(name, target, settings, export=export, model=model, verify=verify)
+        return TargetSteps(
+            verify=verify, package=package, allow_unverified=settings.allow_unverified
+        )
+
+    def model(self, name: str) -> tuple[str, str]:
+        """The ids of the export that the target's model comes from and of the step that ends it."""
+        settings, target = self.config.targets[name], TARGETS[name]
+        if settings.from_:
+            export, base = self.model(settings.from_)
+            if target.quantizer and TARGETS[settings.from_].format == target.format:
+                return export, self._quantized(name, target, settings, base)
+        else:
+            export, base = self._base(target, settings, name)
+        converted = self._add(
+            f"convert {name}",
+            "convert",
+            toolchain=target.toolchain,
+            options={"function": reference_to(target.convert), "options": settings.options()},
+            inputs={"model": Output(base)},
+            functions=(reference_to(target.convert),),
+        )
+        return export, self._quantized(name, target, settings, converted)
+
+    def _quantized(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
+        if target.quantizer is None:
+            return model
+        inputs: dict[str, Input] = {"model": Output(model)}
+        if target.calibrated:
+            inputs["samples"] = Output(self._samples("calibration"))
+        function = reference_to(target.quantize)
+        return self._add(
+            f"quantize {name}",
+            "quantize",
+            toolchain=target.quantizer,
+            options={"function": function, "options": settings.quantize_options()},
+            inputs=inputs,
+            functions=(function,),
+        )
+
+    def _base(self, target: Target, settings: TargetConfig, name: str) -> tuple[str, str]:
+        """The export and the step whose tree the target's conversion starts from."""
+        kind = next((kind for kind in target.accepts if kind in self.source.kinds), None)
+        if kind is None:
+            raise ConfigError(
+                f"{self.config.path}: targets.{name}: cannot be made from a "
+                f"{self.source_options['kind']} source",
+                fix=f"it starts from {' or '.join(target.accepts)}; remove the target",
+            )
+        if kind == "onnx":
+            opset = settings.options().get("opset") or self._default_opset()
+            export = self._export(kind, opset=opset, layout=settings.layout)
+            simplified = self._add(
+                f"simplify {export.removeprefix('export ')}",
+                "simplify",
+                toolchain=_onnx_toolchain(),
+                inputs={"model": Output(export)},
+            )
+            return export, simplified
+        export = self._export(kind, opset=None, layout=settings.layout)
+        return export, export
+
+    def _default_opset(self) -> int | None:
+        return DEFAULT_OPSET if "exported_program" in self.source.kinds else None
+
+    def _export(self, kind: Kind, *, opset: int | None, layout: str | None) -> str:
+        inputs = self._source_files()
+        if kind == "onnx" and "exported_program" in self.source.kinds:
+            program = self._export("exported_program", opset=None, layout=layout)
+            inputs["program"] = Output(program)
+        name = " ".join(
+            ["export", kind, *([f"opset {opset}"] if opset else []), *([layout] if layout else [])]
+        )
+        options = {
+            **self._source_choices(),
+            "to": kind,
+            "opset": opset,
+            "layout": layout,
+        }
+        return self._add(
+            name, "export", toolchain=self.source.toolchain, options=options, inputs=inputs
+        )
+
+    def _samples(self, purpose: str) -> str:
+        spec = getattr(self.config.samples, purpose)
+        inputs = self._source_files() if not self.signature["inputs"] else {}
+        if spec:
+            inputs["samples"] = File(Path(spec.rpartition(":")[0] or spec))
+        return self._add(
+            f"samples {purpose}",
+            "samples",
+            toolchain=CORE if self.signature["inputs"] else self.source.toolchain,
+            options={
+                "source": self.source_options,
+                "signature": self.signature,
+                "samples": spec,
+                "purpose": purpose,
+            },
+            inputs=inputs,
+        )
+
+    def _reference(self) -> str:
+        return self._add(
+            "reference",
+            "reference",
+            toolchain=self.source.toolchain,
+            options=self._source_choices(),
+            inputs={**self._source_files(), "samples": Output(self._samples("parity"))},
+        )
+
+    def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
+        functions = (reference_to(target.open), reference_to(target.precision))
+        return self._add(
+            f"verify {name}",
+            "verify",
+            toolchain=target.runtime,
+            options={
+                "open": functions[0],
+                "precision": functions[1],
+                "no_runtime": target.no_runtime,
+                "precision_asked": target.precision_asked,
+                "layout": settings.layout,
+                "parity": settings.parity_options(),
+            },
+            inputs={"model": Output(model), "reference": Output(self._reference())},
+            functions=functions,
+        )
+
+    def _package(
+        self,
+        name: str,
+        target: Target,
+        settings: TargetConfig,
+        *,
+        export: str,
+        model: str,
+        verify: str,
+    ) -> str:
+        usage = reference_to(target.usage)
+        used = [self.steps[step].toolchain for step in self._chain(model, verify)]
+        return self._add(
+            f"package {name}",
+            "package",
+            toolchain=CORE,
+            options={
+                "usage": usage,
+                "model": self.config.model,
+                "version": self.config.version,
+                "target": name,
+                "format": target.format,
+                "layout": settings.layout,
+                "source": self.source_options["kind"],
+                "allow_unverified": settings.allow_unverified,
+                "tools": tool_versions(used),
+            },
+            inputs={
+                **self._source_files(),
+                "model": Output(model),
+                "reference": Output(self._reference()),
+                "verdict": Output(verify),
+                "export": Output(export),
+            },
+            functions=(usage,),
+        )
+
+    def _chain(self, *ends: str) -> list[str]:
+        """The ids of `ends` and of all that they need."""
+        found: dict[str, None] = {}
+        waiting = list(ends)
+        while waiting:
+            step = waiting.pop()
+            if step not in found:
+                found[step] = None
+                waiting.extend(self.steps[step].upstream())
+        return list(found)
+
+    def _source_choices(self) -> dict[str, Any]:
+        return {
+            "source": self.source_options,
+            "signature": self.signature,
+            "outputs": self.config.outputs,
+        }
+
+    def _source_files(self) -> dict[str, Input]:
+        files = self.source.files(self.source_options)
+        return {f"source.{name}": File(path) for name, path in files.items()}
+
+    def _add(
+        self,
+        name: str,
+        stage: str,
+        *,
+        toolchain: Toolchain,
+        options: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Input] | None = None,
+        functions: tuple[str, ...] = (),
+    ) -> str:
+        """The id of the step that does this: an equal one that is there already, or a new one."""
+        options, inputs = options or {}, inputs or {}
+        sources = {key: str(source) for key, source in inputs.items()}
+        content = canonical([stage, toolchain.name, options, sources])
+        if content not in self._ids:
+            self._ids[content] = name
+            self.steps[name] = Step(
+                id=name,
+                stage=stage,
+                module=STAGES[stage],
+                toolchain=toolchain,
+                options=options,
+                inputs=inputs,
+                functions=functions,
+                memory=MEMORY.get(stage, GIB // 2),
+            )
+        return self._ids[content]
+
+
+def tool_versions(toolchains: Collection[Toolchain]) -> dict[str, str]:
+    """Versions of the distributions that these toolchains use and that are installed."""
+    versions: dict[str, str] = {}
+    for toolchain in toolchains:
+        for name in toolchain.distributions:
+            try:
+                versions[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        if toolchain.overlay:
+            versions |= locked_versions(toolchain.overlay)
+    return dict(sorted(versions.items()))
+
+
+def _onnx_toolchain() -> Toolchain:
+    from crosscast.targets.families.onnx import ONNX
+
+    return ONNX

@@ -1,0 +1,38 @@
+"""A manifest as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe(manifest: Mapping[str, Any]) -> str:
+    """Files, inputs and outputs, precision and verdict of an artifact."""
+    verdict = manifest["verdict"]
+    reason = f" ({verdict['reason']})" if verdict["reason"] else ""
+    lines = [
+        f"{manifest['model']} {manifest['version']}, target {manifest['target']}",
+        f"verdict: {verdict['status']}{reason}",
+        *_precision(manifest.get("precision")),
+        *(f"input:   {_tensor(tensor)}" for tensor in manifest["inputs"]),
+        *(f"output:  {_tensor(tensor)}" for tensor in manifest["outputs"]),
+        *(
+            f"file:    {entry['path']}  {entry['size']} bytes  sha256:{entry['sha256']}"
+            for entry in manifest["files"]
+        ),
+        "tools:   " + ", ".join(f"{name} {v}" for name, v in manifest["tools"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _precision(precision: Mapping[str, Any] | None) -> list[str]:
+    if not precision:
+        return []
+    shares = ", ".join(f"{size} bytes {dtype}" for dtype, size in precision["weights"].items())
+    return [f"weights: {precision['delivered']} ({shares})"]
+
+
+def _tensor(tensor: Mapping[str, Any]) -> str:
+    shape = ", ".join(str(size) for size in tensor["shape"])
+    layout = f" {tensor['layout']}" if tensor["layout"] else ""
+    return f"{tensor['name']}: {tensor['dtype']}[{shape}]{layout}"

@@ -1,0 +1,370 @@
+"""Walks a plan through an executor: what is recorded is not run again, what fails stops only
+what depends on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from crosscast.pipeline import fingerprint
+from crosscast.pipeline.errors import (
+    EXIT_OK,
+    CrosscastError,
+    ParityError,
+    StageError,
+    ToolchainError,
+)
+from crosscast.pipeline.events import (
+    StepCached,
+    StepFailed,
+    StepFinished,
+    StepSkipped,
+    StepStarted,
+    Subscriber,
+    TargetFinished,
+)
+from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
+from crosscast.pipeline.graph import File, Plan, Step, TargetSteps
+from crosscast.pipeline.store import Record, Store, Workspace
+
+SECONDS = {"export": 4.0, "convert": 2.0, "quantize": 2.0, "reference": 1.0, "samples": 1.0}
+"""Rough cost of a stage: it only orders what is ready, longest remaining path first."""
+
+RANK = (StageError.exit_code, ToolchainError.exit_code, ParityError.exit_code)
+"""Exit codes of failed targets; the first that occurred is the build's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to run a plan.
+
+    jobs: steps at a time. memory: budget of all running steps together, in bytes.
+    timeout: of each step, in seconds. step_memory: cap of one step; None: the whole budget.
+    """
+
+    artifacts: Path
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    memory: int = field(default_factory=lambda: int(psutil.virtual_memory().available * 0.9))
+    timeout: float = 1800
+    step_memory: int | None = None
+    force: bool = False
+    keep_going: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetResult:
+    """How a target ended; `code` is the exit code that it asks for."""
+
+    target: str
+    status: str
+    reason: str
+    code: int
+    artifact: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a build would do with a step: "cached", "run", or "maybe" (once its inputs are known)."""
+
+    step: str
+    action: str
+    reason: str
+
+
+def worst(codes: Collection[int]) -> int:
+    """The highest-ranked exit code; 0 where nothing failed."""
+    return next((code for code in RANK if code in codes), max(codes, default=EXIT_OK))
+
+
+class Ledger:
+    """Which steps of a plan have a trusted record, and why the others have not."""
+
+    def __init__(self, plan: Plan, store: Store, *, scope: str, force: bool = False) -> None:
+        self.plan = plan
+        self.store = store
+        self.scope = scope
+        self.force = force
+        self.trees: dict[str, str] = {}
+
+    def ingredients(self, step: Step) -> dict[str, str]:
+        """What the step's result depends on, once all steps before it have a tree."""
+        inputs = {
+            name: self.store.file_digest(source.path)
+            if isinstance(source, File)
+            else self.trees[source.step]
+            for name, source in step.inputs.items()
+        }
+        return fingerprint.ingredients(
+            step, inputs=inputs, versions=fingerprint.installed_version
+        )
+
+    def lookup(self, step: Step, base: Mapping[str, str]) -> tuple[Record | None, str]:
+        """The step's trusted record, or None and the reason why it has to run."""
+        if self.force:
+            return None, "forced"
+        full = self.full(base, self.store.dependencies(fingerprint.digest(base)))
+        record = self.store.record(fingerprint.digest(full))
+        if record is None:
+            return None, fingerprint.explain(self.store.last(self._key(step)), full)
+        if not self.store.intact(record.tree):
+            return None, "its stored result is missing or damaged"
+        return record, ""
+
+    def full(self, base: Mapping[str, str], dependencies: tuple[str, ...]) -> dict[str, str]:
+        """The ingredients with the present content of the discovered dependencies."""
+        digests = {path: self.store.file_digest(Path(path)) for path in dependencies}
+        return fingerprint.with_dependencies(base, digests)
+
+    def save(self, step: Step, base: Mapping[str, str], outcome: Outcome, tree: str) -> None:
+        """Record a step that has run and whose tree is stored."""
+        assert outcome.result is not None
+        found = outcome.result.dependencies
+        full = self.full(base, found)
+        self.store.save_dependencies(fingerprint.digest(base), found)
+        self.store.save_record(
+            fingerprint.digest(full), Record(tree=tree, seconds=outcome.seconds, peak=outcome.peak)
+        )
+        self.store.save_last(self._key(step), full)
+        self.store.learn_peak(self._key(step), outcome.peak)
+
+    def memory(self, step: Step) -> int:
+        """What the step is expected to need: what it took last time, else its estimate."""
+        return self.store.peak(self._key(step)) or step.memory
+
+    def _key(self, step: Step) -> str:
+        return f"{self.scope}:{step.id}"
+
+
+def forecast(ledger: Ledger) -> list[Forecast]:
+    """What a build would do now, step by step, without running anything."""
+    result = []
+    for step in ledger.plan.steps:
+        waiting = [name for name in step.upstream() if name not in ledger.trees]
+        if waiting:
+            reason = f"after {', '.join(waiting)}; cached if that gives the same bytes"
+            result.append(Forecast(step=step.id, action="maybe", reason=reason))
+            continue
+        record, reason = ledger.lookup(step, ledger.ingredients(step))
+        if record:
+            ledger.trees[step.id] = record.tree
+        action = "cached" if record else "run"
+        result.append(Forecast(step=step.id, action=action, reason=reason))
+    return result
+
+
+class Runner:
+    """One run of a plan."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        executor: LocalExecutor,
+        workspace: Workspace,
+        settings: Settings,
+        emit: Subscriber,
+    ) -> None:
+        self.ledger = ledger
+        self.plan = ledger.plan
+        self.store = ledger.store
+        self.executor = executor
+        self.workspace = workspace
+        self.settings = settings
+        self.emit = emit
+        self.pending = {step.id: step for step in self.plan.steps}
+        self.running: dict[str, tuple[Step, dict[str, str], int]] = {}
+        self.dead: dict[str, tuple[str, int]] = {}
+        self.priority = _remaining_seconds(self.plan)
+
+    def run(self) -> dict[str, TargetResult]:
+        """Run what has to run; deliver what was proven. Gives each target's end."""
+        self._settle_cached()
+        self._warm()
+        while self.pending or self.running:
+            self._submit_ready()
+            if not self.running:
+                break
+            outcome = self.executor.wait()
+            if outcome is not None:
+                self._finish(outcome)
+                self._settle_cached()
+        return {name: self._end(name, ends) for name, ends in self.plan.targets.items()}
+
+    def _settle_cached(self) -> None:
+        """Take every step off the list that is recorded, or that can no longer run."""
+        for step in list(self.pending.values()):
+            blocker = next((name for name in step.upstream() if name in self.dead), None)
+            if blocker is None and self._gate_closed(step):
+                blocker = next(end.verify for end in self._ends(step))
+                self.dead[step.id] = self._gate_closed(step) or ("", 0)
+                self._skip(step, blocker)
+            elif blocker is not None:
+                self.dead[step.id] = self.dead[blocker]
+                self._skip(step, blocker)
+            elif self._ready(step) and not self.ledger.force:
+                self._try_cached(step)
+
+    def _skip(self, step: Step, blocker: str) -> None:
+        del self.pending[step.id]
+        self.emit(StepSkipped(step=step.id, because=blocker))
+
+    def _try_cached(self, step: Step) -> None:
+        record, _ = self.ledger.lookup(step, self.ledger.ingredients(step))
+        if record is not None:
+            del self.pending[step.id]
+            self.ledger.trees[step.id] = record.tree
+            self.emit(StepCached(step=step.id))
+
+    def _ready(self, step: Step) -> bool:
+        return all(name in self.ledger.trees for name in step.upstream())
+
+    def _warm(self) -> None:
+        by_need = sorted(self.pending.values(), key=lambda step: -self.priority[step.id])
+        self.executor.warm(step.toolchain for step in by_need)
+
+    def _submit_ready(self) -> None:
+        ready = [step for step in self.pending.values() if self._ready(step)]
+        for step in sorted(ready, key=lambda step: -self.priority[step.id]):
+            if self._fits(step):
+                self._submit(step)
+
+    def _fits(self, step: Step) -> bool:
+        if not self.running:
+            return True
+        used = sum(memory for _, _, memory in self.running.values())
+        return (
+            len(self.running) < self.settings.jobs
+            and used + self.ledger.memory(step) <= self.settings.memory
+        )
+
+    def _submit(self, step: Step) -> None:
+        del self.pending[step.id]
+        base = self.ledger.ingredients(step)
+        _, reason = self.ledger.lookup(step, base)
+        self.running[step.id] = (step, base, self.ledger.memory(step))
+        out, log = self.workspace.directory(step.id), self.store.log(self.ledger.scope, step.id)
+        self.emit(StepStarted(step=step.id, reason=reason))
+        self.executor.submit(
+            Task(
+                id=step.id,
+                module=step.module,
+                toolchain=step.toolchain,
+                inputs={name: self._path(source) for name, source in step.inputs.items()},
+                options=step.options,
+                out=out,
+                log=log,
+                limits=Limits(
+                    timeout=self.settings.timeout,
+                    memory=self.settings.step_memory or self.settings.memory,
+                ),
+            )
+        )
+
+    def _path(self, source: Any) -> Path:
+        if isinstance(source, File):
+            return source.path
+        return self.store.tree_path(self.ledger.trees[source.step])
+
+    def _finish(self, outcome: Outcome) -> None:
+        step, base, _ = self.running.pop(outcome.task)
+        if outcome.status != "ok":
+            self._failed(step, outcome.status, outcome.message, outcome.fix, outcome)
+            return
+        try:
+            tree = self.store.put(self.workspace.path(step.id))
+            self.ledger.save(step, base, outcome, tree)
+        except CrosscastError as error:
+            self._failed(step, "error", error.message, error.fix, outcome, error.exit_code)
+            return
+        self.ledger.trees[step.id] = tree
+        assert outcome.result is not None
+        self.emit(
+            StepFinished(
+                step=step.id,
+                seconds=outcome.seconds,
+                peak=outcome.peak,
+                notes=dict(outcome.result.notes),
+            )
+        )
+
+    def _failed(
+        self,
+        step: Step,
+        status: str,
+        message: str,
+        fix: str,
+        outcome: Outcome,
+        code: int | None = None,
+    ) -> None:
+        self.dead[step.id] = (f"{step.id}: {message}", code or outcome.exit_code)
+        self.emit(
+            StepFailed(
+                step=step.id, status=status, message=message, fix=fix, log=str(outcome.log)
+            )
+        )
+        if not self.settings.keep_going:
+            for waiting in list(self.pending.values()):
+                self.dead[waiting.id] = self.dead[step.id]
+                self._skip(waiting, step.id)
+
+    def _ends(self, step: Step) -> list[TargetSteps]:
+        return [ends for ends in self.plan.targets.values() if ends.package == step.id]
+
+    def _gate_closed(self, step: Step) -> tuple[str, int] | None:
+        """Why a package step may not run: its artifact was not proven. None where it may."""
+        for ends in self._ends(step):
+            if ends.verify in self.ledger.trees:
+                status, reason = self._verdict(ends)
+                if status == "failed" or (status == "unverified" and not ends.allow_unverified):
+                    return reason, ParityError.exit_code
+        return None
+
+    def _verdict(self, ends: TargetSteps) -> tuple[str, str]:
+        path = self.store.tree_path(self.ledger.trees[ends.verify]) / "verdict.json"
+        verdict = json.loads(path.read_text(encoding="utf-8"))
+        return verdict["status"], verdict["reason"]
+
+    def _end(self, name: str, ends: TargetSteps) -> TargetResult:
+        """Deliver a target's artifact if it may ship, and say how the target ended."""
+        proven = ends.verify in self.ledger.trees
+        status, reason = self._verdict(ends) if proven else ("error", "")
+        artifact, code = None, EXIT_OK
+        if ends.package in self.ledger.trees:
+            try:
+                artifact = self._deliver(name, self.ledger.trees[ends.package])
+            except CrosscastError as error:
+                status, reason, code = "error", str(error), error.exit_code
+        else:
+            blocked, code = self.dead.get(ends.package, ("not built", StageError.exit_code))
+            if not (proven and self._gate_closed(self.plan.step(ends.package))):
+                status, reason = "error", blocked
+        self.emit(
+            TargetFinished(
+                target=name, status=status, reason=reason, artifact=str(artifact or "")
+            )
+        )
+        return TargetResult(
+            target=name, status=status, reason=reason, code=code, artifact=artifact
+        )
+
+    def _deliver(self, target: str, tree: str) -> Path:
+        path = self.settings.artifacts / self.plan.model / self.plan.version / target
+        if not self.store.delivered(tree, path):
+            self.store.deliver(tree, path)
+        return path
+
+
+def _remaining_seconds(plan: Plan) -> dict[str, float]:
+    """For each step, the estimated time of the longest path from its start to the plan's end."""
+    remaining = {step.id: SECONDS.get(step.stage, 0.5) for step in plan.steps}
+    for step in reversed(plan.steps):
+        for needed in step.upstream():
+            own = SECONDS.get(plan.step(needed).stage, 0.5)
+            remaining[needed] = max(remaining[needed], own + remaining[step.id])
+    return remaining

@@ -1,0 +1,93 @@
+"""Package: a proven model becomes the directory that its target ships."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline.digest import file_sha256
+from crosscast.pipeline.manifest import MANIFEST, VECTORS, write_json
+from crosscast.pipeline.signature import Layout, Signature, permute
+from crosscast.pipeline.stages import StageResult, function
+
+NOTES = "notes.json"
+
+
+def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
+    """Write model files, `vectors.safetensors`, `manifest.json` and `USAGE.md`.
+
+    The vectors are the parity cases and the source's outputs, in the artifact's own layout.
+    """
+    for entry in sorted(inputs["model"].iterdir()):
+        if entry.name != NOTES:
+            _copy(entry, out / entry.name)
+    model_files = _listing(out)
+    layout: Layout | None = options["layout"]
+    signature = Signature.from_json(_json(inputs["reference"] / "signature.json"))
+    _write_vectors(inputs["reference"] / VECTORS, signature, layout, out / VECTORS)
+    verdict = _json(inputs["verdict"] / "verdict.json")
+    manifest = {
+        "schema": 1,
+        **{key: options[key] for key in ("model", "version", "target", "format")},
+        "files": model_files + [_entry(out / VECTORS, out)],
+        **signature.permuted(layout).to_json(),
+        "vectors": {"path": VECTORS, "cases": _json(inputs["reference"] / "cases.json")},
+        "precision": verdict.pop("precision", None),
+        "verdict": verdict,
+        "allow_unverified": options["allow_unverified"],
+        "source": {"kind": options["source"], "files": _source_digests(inputs)},
+        "export": _json(inputs["export"] / NOTES) if (inputs["export"] / NOTES).exists() else {},
+        "tools": options["tools"],
+    }
+    write_json(out / MANIFEST, manifest)
+    usage = function(options["usage"])(manifest=manifest)
+    (out / "USAGE.md").write_text(usage, encoding="utf-8")
+    return StageResult()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _listing(root: Path) -> list[dict[str, Any]]:
+    """Every file below `root`; the model's main file first, since a reader looks there."""
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    paths.sort(key=lambda path: not path.name.startswith("model."))
+    return [_entry(path, root) for path in paths]
+
+
+def _entry(path: Path, root: Path) -> dict[str, Any]:
+    return {
+        "path": path.relative_to(root).as_posix(),
+        "sha256": file_sha256(path),
+        "size": path.stat().st_size,
+    }
+
+
+def _source_digests(inputs: Mapping[str, Path]) -> dict[str, str]:
+    return {
+        name.removeprefix("source."): file_sha256(path)
+        for name, path in sorted(inputs.items())
+        if name.startswith("source.") and path.is_file()
+    }
+
+
+def _write_vectors(source: Path, signature: Signature, layout: Layout | None, out: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    permuted = {}
+    for key, array in load_file(source).items():
+        case, direction, name = key.split("/", 2)
+        tensors = signature.inputs if direction == "in" else signature.outputs
+        permuted[key] = permute({name: array}, tensors=tensors, layout=layout)[name]
+    save_file(permuted, out)
