@@ -285,3 +285,7 @@ def _store() -> Store:
     from crosscast.pipeline.store import Store, default_root
 
     return Store(default_root())
+
+
+if __name__ == "__main__":
+    main()

