@@ -120,7 +120,7 @@ class _Builder:
             )
         if kind == "onnx":
             opset = settings.options().get("opset") or self._default_opset()
-            export = self._export(kind, opset=opset, layout=settings.layout)
+            export = self._export(kind, opset=opset, layout=self._layout(name))
             simplified = self._add(
                 f"simplify {export.removeprefix('export ')}",
                 "simplify",
@@ -128,8 +128,21 @@ class _Builder:
                 inputs={"model": Output(export)},
             )
             return export, simplified
-        export = self._export(kind, opset=None, layout=settings.layout)
+        export = self._export(kind, opset=None, layout=self._layout(name))
         return export, export
+
+    def _layout(self, name: str) -> str | None:
+        """The layout a target asks for, or that of the target it starts from."""
+        settings = self.config.targets[name]
+        if settings.from_ and settings.layout is None:
+            return self._layout(settings.from_)
+        if settings.from_ and settings.layout != self._layout(settings.from_):
+            raise ConfigError(
+                f"{self.config.path}: targets.{name}.layout: "
+                f"differs from that of '{settings.from_}', which it starts from",
+                fix=f"remove `from: {settings.from_}`, or set the same layout in both",
+            )
+        return settings.layout
 
     def _default_opset(self) -> int | None:
         return DEFAULT_OPSET if "exported_program" in self.source.kinds else None
@@ -190,7 +203,7 @@ class _Builder:
                 "precision": functions[1],
                 "no_runtime": target.no_runtime,
                 "precision_asked": target.precision_asked,
-                "layout": settings.layout,
+                "layout": self._layout(name),
                 "parity": settings.parity_options(),
             },
             inputs={"model": Output(model), "reference": Output(self._reference())},
@@ -219,7 +232,7 @@ class _Builder:
                 "version": self.config.version,
                 "target": name,
                 "format": target.format,
-                "layout": settings.layout,
+                "layout": self._layout(name),
                 "source": self.source_options["kind"],
                 "allow_unverified": settings.allow_unverified,
                 "tools": tool_versions(used),
