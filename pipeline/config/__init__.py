@@ -1,0 +1,1 @@
+"""The config: its keys (`schema`) and how a file becomes one (`load`)."""

@@ -1,0 +1,153 @@
+"""Test vectors: all cases with the outputs that the source gives, in one safetensors file.
+
+Keys are `<case>/in/<name>` and `<case>/out/<name>`, with the case's place in the list. The file is
+written as the cases come, which the library cannot: only its header waits for the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from numpy.typing import NDArray
+
+from crosscast.pipeline.parity.samples import Case, write_json
+from crosscast.pipeline.signature import Arrays, Signature
+
+DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+}
+"""The format's names of numpy's dtypes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector:
+    """A case and the source's outputs for it, by name, in the source's layout."""
+
+    case: Case
+    outputs: Arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a tensor lies in the part that holds the items of its width."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    width: int
+    start: int
+    end: int
+
+
+def write_vectors(tree: Path, vectors: Iterable[Vector]) -> list[dict[str, Any]]:
+    """Write `vectors.safetensors` and `cases.json` under `tree`; give the entries of the latter."""
+    entries: list[dict[str, Any]] = []
+
+    def tensors() -> Iterator[tuple[str, NDArray[Any]]]:
+        for index, vector in enumerate(vectors):
+            case = vector.case
+            entries.append({"name": case.name, "origin": case.origin, "dims": dict(case.dims)})
+            yield from ((f"{index}/in/{name}", array) for name, array in case.arrays.items())
+            yield from ((f"{index}/out/{name}", array) for name, array in vector.outputs.items())
+
+    write_tensors(tree / "vectors.safetensors", tensors())
+    write_json(tree / "cases.json", entries)
+    return entries
+
+
+def read_vectors(file: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[Vector]:
+    """The vectors of a safetensors file in order, each read when it is asked for.
+
+    entries: name, origin and dims of each case, as in `cases.json`.
+    """
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as opened:
+        keys: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        for key in opened.keys():  # noqa: SIM118 - not a mapping
+            index, side, name = key.split("/", 2)
+            keys[index, side][name] = key
+        for place, entry in enumerate(entries):
+            read = {
+                side: {name: opened.get_tensor(key) for name, key in keys[str(place), side].items()}
+                for side in ("in", "out")
+            }
+            case = Case(
+                name=entry["name"], origin=entry["origin"], arrays=read["in"], dims=entry["dims"]
+            )
+            yield Vector(case=case, outputs=read["out"])
+
+
+def read_reference(tree: Path) -> Iterator[Vector]:
+    """The vectors of a reference tree."""
+    entries = json.loads((tree / "cases.json").read_text(encoding="utf-8"))
+    return read_vectors(tree / "vectors.safetensors", entries)
+
+
+def read_signature(tree: Path) -> Signature:
+    """The signature of a reference tree: the source's layout, with outputs."""
+    text = (tree / "signature.json").read_text(encoding="utf-8")
+    return Signature.from_json(json.loads(text))
+
+
+def write_tensors(path: Path, tensors: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """Write a safetensors file from a stream of tensors.
+
+    Wide items come first, so that every tensor is aligned and a device can map the file.
+    """
+    places: dict[str, _Place] = {}
+    with ExitStack() as stack:
+        parts: dict[int, IO[bytes]] = {}
+        for key, array in tensors:
+            width = array.dtype.itemsize
+            if width not in parts:
+                parts[width] = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            start = parts[width].tell()
+            parts[width].write(array.astype(array.dtype.newbyteorder("<"), order="C").tobytes())
+            places[key] = _Place(
+                dtype=DTYPES[array.dtype.name],
+                shape=array.shape,
+                width=width,
+                start=start,
+                end=parts[width].tell(),
+            )
+        _assemble(path, parts, places)
+
+
+def _assemble(path: Path, parts: Mapping[int, IO[bytes]], places: Mapping[str, _Place]) -> None:
+    widths = sorted(parts, reverse=True)
+    sizes = [parts[width].tell() for width in widths]
+    bases = {width: sum(sizes[:index]) for index, width in enumerate(widths)}
+    header = {
+        key: {
+            "dtype": place.dtype,
+            "shape": place.shape,
+            "data_offsets": [bases[place.width] + place.start, bases[place.width] + place.end],
+        }
+        for key, place in places.items()
+    }
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for width in widths:
+            parts[width].seek(0)
+            shutil.copyfileobj(parts[width], file)
