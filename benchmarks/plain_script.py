@@ -1,5 +1,6 @@
 """What a person would write without crosscast: the same converters, one after another, in one
-process. It verifies nothing. Usage: plain_script.py OUT OVERLAY"""
+process. It verifies nothing. Usage: plain_script.py OUT OVERLAY
+"""
 
 import sys
 import time
@@ -16,7 +17,7 @@ def lap(name: str) -> None:
     """Print the seconds since the last lap."""
     global clock
     now = time.perf_counter()
-    print(f"  {name:<28}{now - clock:6.2f} s", flush=True)  # noqa: T201
+    print(f"  {name:<28}{now - clock:6.2f} s", flush=True)
     clock = now
 
 
@@ -73,9 +74,7 @@ class Reader(CalibrationDataReader):
 
 plain = onnx.load(OUT / "model.onnx")
 del plain.graph.value_info[:]
-quantize_static(
-    plain, OUT / "int8.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True
-)
+quantize_static(plain, OUT / "int8.onnx", Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
 lap("ONNX int8")
 
 onnx.save(onnx.load(OUT / "model.onnx"), OUT / "copy.onnx")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "configs" / "efficientnet-lite0.yaml")
-BARE = [sys.executable, "-c", "import typer, yaml, pydantic; pydantic.create_model('M', a=(int, 1))"]
+BARE = [sys.executable, "-c", "import typer, yaml, pydantic; pydantic.BaseModel"]
 CROSSCAST = [sys.executable, "-m", "crosscast.pipeline.cli"]
 ROUNDS = 9
 

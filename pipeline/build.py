@@ -11,7 +11,14 @@ from typing import Any
 from crosscast.pipeline import manifest as manifests
 from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.errors import CrosscastError, ParityError, StageError, ToolchainError
-from crosscast.pipeline.events import BuildFinished, Event, Message, StepCached, StepFinished, Subscriber
+from crosscast.pipeline.events import (
+    BuildFinished,
+    Event,
+    Message,
+    StepCached,
+    StepFinished,
+    Subscriber,
+)
 from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
 from crosscast.pipeline.planner import plan
 from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
@@ -32,12 +39,12 @@ def build(
             counts[type(event)] += 1
         emit(event)
 
-    ledger = Ledger(
-        plan(config, only=only), store, scope=str(config.path), force=settings.force
-    )
+    ledger = Ledger(plan(config, only=only), store, scope=str(config.path), force=settings.force)
     with (
         store.workspace() as workspace,
-        LocalExecutor(cache=store.root, on_message=lambda text: emit(Message(text=text))) as executor,
+        LocalExecutor(
+            cache=store.root, on_message=lambda text: emit(Message(text=text))
+        ) as executor,
     ):
         runner = Runner(
             ledger, executor=executor, workspace=workspace, settings=settings, emit=counted
@@ -61,7 +68,7 @@ def preview(config: Config, *, store: Store, only: Collection[str], force: bool)
     return forecast(ledger)
 
 
-def verify(artifact: Path, *, store: Store, settings: Settings, emit: Subscriber) -> dict[str, Any]:
+def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any]:
     """Run an artifact on its own test vectors, without its source; gives the verdict.
 
     Raises ParityError where a file is not the one that was proven, StageError where the worker

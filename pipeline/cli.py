@@ -1,5 +1,6 @@
 """The `crosscast` command: parse, call, print. What a command needs is imported when it runs, so
-that `--help` costs nothing."""
+that `--help` costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +98,7 @@ def build(
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Memory budget of all steps, such as 8GiB. Default: 90 % of what is free."),
+        typer.Option(help="Memory for all steps, such as 8GiB. Default: 90 % of what is free."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run every step.")] = False,
     keep_going: Annotated[
@@ -138,9 +139,7 @@ def build(
         typer.echo(summary([event for event in ended if isinstance(event, TargetFinished)]))
         for event in ended:
             if isinstance(event, BuildFinished):
-                typer.echo(
-                    f"{event.ran} steps run, {event.cached} cached, {event.seconds:.1f} s"
-                )
+                typer.echo(f"{event.ran} steps run, {event.cached} cached, {event.seconds:.1f} s")
     raise typer.Exit(worst(codes))
 
 
@@ -153,12 +152,9 @@ def verify(
     import json
 
     from crosscast.pipeline import build as work
-    from crosscast.pipeline.report.console import PlainLines
     from crosscast.pipeline.runner import Settings
 
-    verdict = work.verify(
-        artifact, store=_store(), settings=Settings(artifacts=artifact), emit=PlainLines(sys.stderr)
-    )
+    verdict = work.verify(artifact, store=_store(), settings=Settings(artifacts=artifact))
     if json_:
         typer.echo(json.dumps(verdict, ensure_ascii=False, indent=2))
     else:

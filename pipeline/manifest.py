@@ -34,7 +34,9 @@ def read(artifact: Path) -> dict[str, Any]:
             fix="name a directory such as artifacts/<model>/<version>/<target>",
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", fix="build the artifact again") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error}", fix="build the artifact again"
+        ) from None
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:
         raise ConfigError(
             f"{path}: not a manifest of schema 1", fix="use the crosscast that wrote it"

@@ -59,7 +59,10 @@ class _Builder:
         self.config = config
         self.steps: dict[str, Step] = {}
         self.source_options: dict[str, Any] = config.source.to_source()
-        self.source: Source = importlib.import_module(SOURCES[self.source_options["kind"]])
+        module = SOURCES[self.source_options["kind"]]
+        self.source: Source = importlib.import_module(module)
+        # Stages find the source by name, which an import scan of their code does not see.
+        self.source_code = (f"{module}:load",)
         self.signature = config.signature().to_json()
         self._ids: dict[str, str] = {}
 
@@ -162,7 +165,12 @@ class _Builder:
             "layout": layout,
         }
         return self._add(
-            name, "export", toolchain=self.source.toolchain, options=options, inputs=inputs
+            name,
+            "export",
+            toolchain=self.source.toolchain,
+            options=options,
+            inputs=inputs,
+            functions=self.source_code,
         )
 
     def _samples(self, purpose: str) -> str:
@@ -181,6 +189,7 @@ class _Builder:
                 "purpose": purpose,
             },
             inputs=inputs,
+            functions=self.source_code,
         )
 
     def _reference(self) -> str:
@@ -190,6 +199,7 @@ class _Builder:
             toolchain=self.source.toolchain,
             options=self._source_choices(),
             inputs={**self._source_files(), "samples": Output(self._samples("parity"))},
+            functions=self.source_code,
         )
 
     def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:

@@ -1,14 +1,16 @@
 """Walks a plan through an executor: what is recorded is not run again, what fails stops only
-what depends on it."""
+what depends on it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -70,7 +72,7 @@ class TargetResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a build would do with a step: "cached", "run", or "maybe" (once its inputs are known)."""
+    """What a build would do with a step: "cached", "run", or "maybe" (its inputs come first)."""
 
     step: str
     action: str
@@ -100,9 +102,7 @@ class Ledger:
             else self.trees[source.step]
             for name, source in step.inputs.items()
         }
-        return fingerprint.ingredients(
-            step, inputs=inputs, versions=fingerprint.installed_version
-        )
+        return fingerprint.ingredients(step, inputs=inputs, versions=fingerprint.installed_version)
 
     def lookup(self, step: Step, base: Mapping[str, str]) -> tuple[Record | None, str]:
         """The step's trusted record, or None and the reason why it has to run."""
@@ -121,10 +121,20 @@ class Ledger:
         digests = {path: self.store.file_digest(Path(path)) for path in dependencies}
         return fingerprint.with_dependencies(base, digests)
 
-    def save(self, step: Step, base: Mapping[str, str], outcome: Outcome, tree: str) -> None:
-        """Record a step that has run and whose tree is stored."""
+    def save(
+        self,
+        step: Step,
+        base: Mapping[str, str],
+        outcome: Outcome,
+        tree: str,
+        *,
+        started: int,
+    ) -> None:
+        """Record a step that has run and whose tree is stored. started: time.time_ns() then."""
         assert outcome.result is not None
         found = outcome.result.dependencies
+        if any(_changed_since(Path(path), started) for path in found):
+            return  # it is not known which content the step has read
         full = self.full(base, found)
         self.store.save_dependencies(fingerprint.digest(base), found)
         self.store.save_record(
@@ -158,6 +168,13 @@ def forecast(ledger: Ledger) -> list[Forecast]:
     return result
 
 
+class _Running(NamedTuple):
+    step: Step
+    base: dict[str, str]
+    memory: int
+    started: int
+
+
 class Runner:
     """One run of a plan."""
 
@@ -178,7 +195,7 @@ class Runner:
         self.settings = settings
         self.emit = emit
         self.pending = {step.id: step for step in self.plan.steps}
-        self.running: dict[str, tuple[Step, dict[str, str], int]] = {}
+        self.running: dict[str, _Running] = {}
         self.dead: dict[str, tuple[str, int]] = {}
         self.priority = _remaining_seconds(self.plan)
 
@@ -237,7 +254,7 @@ class Runner:
     def _fits(self, step: Step) -> bool:
         if not self.running:
             return True
-        used = sum(memory for _, _, memory in self.running.values())
+        used = sum(entry.memory for entry in self.running.values())
         return (
             len(self.running) < self.settings.jobs
             and used + self.ledger.memory(step) <= self.settings.memory
@@ -247,7 +264,7 @@ class Runner:
         del self.pending[step.id]
         base = self.ledger.ingredients(step)
         _, reason = self.ledger.lookup(step, base)
-        self.running[step.id] = (step, base, self.ledger.memory(step))
+        self.running[step.id] = _Running(step, base, self.ledger.memory(step), time.time_ns())
         out, log = self.workspace.directory(step.id), self.store.log(self.ledger.scope, step.id)
         self.emit(StepStarted(step=step.id, reason=reason))
         self.executor.submit(
@@ -272,13 +289,14 @@ class Runner:
         return self.store.tree_path(self.ledger.trees[source.step])
 
     def _finish(self, outcome: Outcome) -> None:
-        step, base, _ = self.running.pop(outcome.task)
+        running = self.running.pop(outcome.task)
+        step = running.step
         if outcome.status != "ok":
             self._failed(step, outcome.status, outcome.message, outcome.fix, outcome)
             return
         try:
             tree = self.store.put(self.workspace.path(step.id))
-            self.ledger.save(step, base, outcome, tree)
+            self.ledger.save(step, running.base, outcome, tree, started=running.started)
         except CrosscastError as error:
             self._failed(step, "error", error.message, error.fix, outcome, error.exit_code)
             return
@@ -304,9 +322,7 @@ class Runner:
     ) -> None:
         self.dead[step.id] = (f"{step.id}: {message}", code or outcome.exit_code)
         self.emit(
-            StepFailed(
-                step=step.id, status=status, message=message, fix=fix, log=str(outcome.log)
-            )
+            StepFailed(step=step.id, status=status, message=message, fix=fix, log=str(outcome.log))
         )
         if not self.settings.keep_going:
             for waiting in list(self.pending.values()):
@@ -345,19 +361,22 @@ class Runner:
             if not (proven and self._gate_closed(self.plan.step(ends.package))):
                 status, reason = "error", blocked
         self.emit(
-            TargetFinished(
-                target=name, status=status, reason=reason, artifact=str(artifact or "")
-            )
+            TargetFinished(target=name, status=status, reason=reason, artifact=str(artifact or ""))
         )
-        return TargetResult(
-            target=name, status=status, reason=reason, code=code, artifact=artifact
-        )
+        return TargetResult(target=name, status=status, reason=reason, code=code, artifact=artifact)
 
     def _deliver(self, target: str, tree: str) -> Path:
         path = self.settings.artifacts / self.plan.model / self.plan.version / target
         if not self.store.delivered(tree, path):
             self.store.deliver(tree, path)
         return path
+
+
+def _changed_since(path: Path, moment: int) -> bool:
+    try:
+        return path.stat().st_ctime_ns >= moment
+    except OSError:
+        return True
 
 
 def _remaining_seconds(plan: Plan) -> dict[str, float]:

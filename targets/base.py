@@ -68,8 +68,8 @@ class Target(Protocol):
     no_runtime: why `open` gives None on this host; empty where it does not.
     """
 
-    Options: type[Options]
-    QuantizeOptions: type[Options] | None
+    Options: type[BaseModel]
+    QuantizeOptions: type[BaseModel] | None
     summary: str
     format: Kind
     precision_asked: Delivered
@@ -105,4 +105,3 @@ class Target(Protocol):
     def usage(self, *, manifest: Mapping[str, Any]) -> str:
         """The Markdown of USAGE.md: snippets that match the manifest's names and shapes."""
         ...
-

@@ -17,7 +17,9 @@ def describe(toolchains: Sequence[ToolchainHealth], targets: Sequence[TargetHeal
         lines.append(f"  {health.toolchain.name:<10} {versions}")
         lines += [f"  {'':<10} fix: {health.fix}"] if health.fix else []
         if health.overlay == "not built":
-            lines.append(f"  {'':<10} overlay not built: the first build, or --build-overlays, does")
+            lines.append(
+                f"  {'':<10} overlay not built: the first build, or --build-overlays, does"
+            )
         elif health.overlay:
             lines.append(f"  {'':<10} overlay built")
     lines.append("targets")

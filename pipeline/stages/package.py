@@ -10,7 +10,8 @@ from typing import Any
 
 from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.manifest import MANIFEST, VECTORS, write_json
-from crosscast.pipeline.signature import Layout, Signature, permute
+from crosscast.pipeline.parity.vectors import write_tensors
+from crosscast.pipeline.signature import Arrays, Layout, Signature, permute
 from crosscast.pipeline.stages import StageResult, function
 
 NOTES = "notes.json"
@@ -32,7 +33,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     manifest = {
         "schema": 1,
         **{key: options[key] for key in ("model", "version", "target", "format")},
-        "files": model_files + [_entry(out / VECTORS, out)],
+        "files": [*model_files, _entry(out / VECTORS, out)],
         **signature.permuted(layout).to_json(),
         "vectors": {"path": VECTORS, "cases": _json(inputs["reference"] / "cases.json")},
         "precision": verdict.pop("precision", None),
@@ -83,11 +84,13 @@ def _source_digests(inputs: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _write_vectors(source: Path, signature: Signature, layout: Layout | None, out: Path) -> None:
-    from safetensors.numpy import load_file, save_file
+    from safetensors import safe_open
 
-    permuted = {}
-    for key, array in load_file(source).items():
-        case, direction, name = key.split("/", 2)
+    def permuted(key: str) -> Arrays:
+        _, direction, name = key.split("/", 2)
         tensors = signature.inputs if direction == "in" else signature.outputs
-        permuted[key] = permute({name: array}, tensors=tensors, layout=layout)[name]
-    save_file(permuted, out)
+        return permute({name: file.get_tensor(key)}, tensors=tensors, layout=layout)
+
+    with safe_open(source, framework="numpy") as file:
+        pairs = ((key, array) for key in file.keys() for array in permuted(key).values())  # noqa: SIM118
+        write_tensors(out, pairs)
