@@ -1,0 +1,1 @@
+"""Where tasks run: each in an isolated process, on this machine."""

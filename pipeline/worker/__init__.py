@@ -1,0 +1,1 @@
+"""What runs inside isolated processes: the warm parents and the workers that they fork."""
