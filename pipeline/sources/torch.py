@@ -1,0 +1,188 @@
+"""PyTorch: a factory `file.py:function` that gives an nn.Module, and its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.signature import Layout, Signature
+from crosscast.pipeline.sources import torch_onnx
+from crosscast.pipeline.sources.onnx_layout import relayout
+from crosscast.pipeline.sources.torch_module import Reference, build
+from crosscast.pipeline.sources.torch_onnx import NotExported
+from crosscast.pipeline.sources.torch_program import (
+    PROGRAM,
+    Prepared,
+    prepared,
+    write_program,
+)
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.pipeline.worker.usercode import own_files
+from crosscast.targets.base import Kind
+from crosscast.targets.families import onnx as trees
+
+TORCH = Toolchain(
+    name="torch",
+    # What exporting imports on the way, of torch's own accord: 2 s that every step would pay.
+    preload=(
+        "numpy",
+        "safetensors.torch",
+        "torch",
+        "torch._dynamo",
+        "torch._export.serde.serialize",
+        "torch._functorch.aot_autograd",
+        "torch._inductor.compiler_bisector",
+        "torch._inductor.fx_passes.dedupe_symint_uses",
+        "torch._inductor.loop_body",
+        "torch._inductor.sizevars",
+        "torch._subclasses.schema_check_mode",
+        "torch.export._trace",
+        "torch.export.pt2_archive._package",
+        "torch.fx.experimental.validator",
+        "torch.jit",
+        "torch.onnx",
+        "torch.onnx._internal.exporter._compat",
+        "torch.onnx._internal.exporter._torchlib.ops",
+        "torch.onnx._internal.torchscript_exporter.utils",
+        "torch.onnx._internal.fx.passes.type_promotion",
+        "torch.utils.serialization",
+        "networkx",
+        "onnx",
+        "onnxscript",
+        "onnxscript._framework_apis.torch_2_11",
+        "onnxscript.function_libs.torch_lib.ops",
+        "onnxscript.optimizer",
+        "onnxscript.rewriter",
+        "sympy",
+        "sympy.combinatorics",
+        "sympy.tensor.tensor",
+    ),
+    distributions=("torch", "onnx", "onnxscript", "numpy"),
+    extra="torch",
+)
+
+SIGNATURE = "signature.json"
+
+toolchain = TORCH
+kinds: tuple[Kind, ...] = ("exported_program", "onnx")
+dependencies = own_files
+
+
+def files(options: Mapping[str, Any]) -> dict[str, Path]:
+    """The factory's file, and the weights where the config names some."""
+    found = {"factory": Path(options["factory"].rpartition(":")[0])}
+    if options.get("weights") is not None:
+        found["weights"] = Path(options["weights"])
+    return found
+
+
+def signature(*, source: Mapping[str, Any], declared: Signature) -> Signature:  # noqa: ARG001
+    """What was declared: a module does not tell its inputs."""
+    return declared
+
+
+def load(
+    *, source: Mapping[str, Any], signature: Signature, outputs: Sequence[str] | None
+) -> Reference:
+    """The module as its author has it, run by torch in fp32 and eval mode."""
+    module = build(factory=source["factory"], weights=source.get("weights"))
+    return Reference(module, signature, outputs)
+
+
+def export(
+    *,
+    to: Kind,
+    source: Mapping[str, Any],
+    signature: Signature,
+    outputs: Sequence[str] | None,
+    opset: int | None,
+    layout: Layout | None,
+    program: Path | None,
+    out: Path,
+) -> dict[str, Any]:
+    """Write `model.pt2` (`model.ts`) or `model.onnx` under `out`; see the protocol."""
+    if to == "exported_program":
+        model = _prepared(source, signature, outputs, layout)
+        notes = write_program(model, out)
+        return _told(out, notes, model.signature)
+    wanted = torch_onnx.DEFAULT_OPSET if opset is None else opset
+    torch_onnx.refuse_opset(wanted)
+    if program is not None:
+        return _onnx(source, outputs, opset=wanted, layout=layout, program=program, out=out)
+    with TemporaryDirectory(dir=out) as folder:
+        made = Path(folder)
+        model = _prepared(source, signature, outputs, layout)
+        _told(made, write_program(model, made), model.signature)
+        return _onnx(source, outputs, opset=wanted, layout=layout, program=made, out=out)
+
+
+def _onnx(
+    source: Mapping[str, Any],
+    outputs: Sequence[str] | None,
+    *,
+    opset: int,
+    layout: Layout | None,
+    program: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """ONNX from the program, which needs none of the user's code, or else from the module."""
+    ours = Signature.from_json(json.loads((program / SIGNATURE).read_text(encoding="utf-8")))
+    notes: dict[str, Any] = {"exporter": "torch.onnx", "opset": opset}
+    try:
+        if not (program / PROGRAM).exists():
+            raise NotExported(trees.read_notes(program)["reason"])
+        model = torch_onnx.from_program(program, signature=ours, opset=opset)
+    except NotExported as reason:
+        model = _traced(source, ours, outputs, opset=opset, program=program, reason=reason)
+        notes |= {"exporter": "torchscript", "reason": str(reason)}
+    trees.save(relayout(model, ours, layout), out)
+    trees.check(out, "the exported model")
+    return _told(out, notes, ours.permuted(layout))
+
+
+def _traced(
+    source: Mapping[str, Any],
+    ours: Signature,
+    outputs: Sequence[str] | None,
+    *,
+    opset: int,
+    program: Path,
+    reason: NotExported,
+) -> Any:
+    """ONNX by the TorchScript exporter, `reason` being why the other could not."""
+    bare = replace(ours, outputs=())
+    model = _prepared(source, bare, outputs, None)
+    try:
+        return torch_onnx.from_trace(model, opset=opset)
+    except NotExported as error:
+        operator = error.operator or reason.operator
+        path = torch_onnx.layer_of(operator, program)
+        layer = f" in layer '{path}'" if path else ""
+        raise StageError(
+            f"{f'operator {operator}{layer}' if operator else 'the model'} cannot be exported to "
+            f"ONNX opset {opset}: torch.onnx for programs: {reason}; "
+            f"torch.onnx for TorchScript: {error}",
+            fix="write it with other operators, or ask for a newer opset (up to 22)",
+        ) from error
+
+
+def _told(out: Path, notes: dict[str, Any], signature: Signature) -> dict[str, Any]:
+    write_json(out / SIGNATURE, signature.to_json())
+    write_json(out / trees.NOTES, notes)
+    return notes
+
+
+def _prepared(
+    source: Mapping[str, Any],
+    signature: Signature,
+    outputs: Sequence[str] | None,
+    layout: Layout | None,
+) -> Prepared:
+    reference = load(source=source, signature=signature, outputs=outputs)
+    return prepared(reference, signature, layout)

@@ -1,0 +1,220 @@
+"""ONNX from a torch program: by the exporter for exported programs, else by the one that traces."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.pipeline.sources.torch_module import brief
+from crosscast.pipeline.sources.torch_program import PROGRAM, Prepared, exporting
+
+DEFAULT_OPSET = 18
+LEAST_OPSET = 7
+PROGRAM_OPSETS = range(18, 23)
+"""What the exporter for programs delivers as asked. Below, it gives 18 or converts down badly;
+from 23 it writes Attention nodes that ONNX Runtime rejects with a mask."""
+
+LAYERS = "pkg.torch.onnx.name_scopes"
+"""The node metadata that names the layer; all other is of the machine or of no use later."""
+
+
+class NotExported(Exception):
+    """One exporter could not do it; another may."""
+
+    def __init__(self, reason: str, *, operator: str = "") -> None:
+        super().__init__(reason)
+        self.operator = operator
+
+
+def refuse_opset(opset: int) -> None:
+    """Raise StageError for an opset that no exporter delivers soundly."""
+    if LEAST_OPSET <= opset < PROGRAM_OPSETS.stop:
+        return
+    why = "has no exporter"
+    if opset >= PROGRAM_OPSETS.stop:
+        why = "makes torch write Attention nodes that ONNX Runtime rejects with a mask"
+    raise StageError(
+        f"opset {opset} {why}",
+        fix=f"ask for an opset from {LEAST_OPSET} to {PROGRAM_OPSETS.stop - 1}; "
+        f"{DEFAULT_OPSET} is the default",
+    )
+
+
+def from_program(tree: Path, *, signature: Signature, opset: int) -> Any:
+    """The ONNX model of an exported program. Raises NotExported where that fails."""
+    import torch
+
+    if opset not in PROGRAM_OPSETS:
+        raise NotExported(f"opset {opset} is below {PROGRAM_OPSETS.start}, its least")
+    with exporting():
+        program = torch.export.load(tree / PROGRAM)
+        try:
+            result = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[tensor.name for tensor in signature.inputs],
+                output_names=[tensor.name for tensor in signature.outputs],
+                verbose=False,
+            )
+            model = result.model_proto
+        except Exception as error:
+            raise NotExported(
+                f"{type(error).__name__}: {_telling(error)}", operator=_operator(error)
+            ) from error
+    return finished(model, signature=signature, opset=opset)
+
+
+def from_trace(model: Prepared, *, opset: int) -> Any:
+    """The ONNX model by torch's TorchScript exporter. Raises NotExported where that fails."""
+    import onnx
+    import torch
+
+    signature, file = model.signature, BytesIO()
+    try:
+        with exporting():
+            torch.onnx.export(
+                model.module,
+                model.tensors(),
+                file,
+                dynamo=False,
+                opset_version=opset,
+                input_names=[tensor.name for tensor in signature.inputs],
+                output_names=[tensor.name for tensor in signature.outputs],
+                dynamic_axes=_dynamic_axes(signature),
+            )
+    except Exception as error:
+        operator = _operator(error)
+        raise NotExported(
+            f"{type(error).__name__}: {_telling(error)}", operator=operator
+        ) from error
+    return finished(onnx.load_from_string(file.getvalue()), signature=signature, opset=opset)
+
+
+def finished(model: Any, *, signature: Signature, opset: int) -> Any:
+    """The model with the signature's names and dimensions, and nothing of this machine.
+
+    Raises NotExported where its opset, inputs or outputs are not those asked for.
+    """
+    delivered = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if delivered != opset:
+        raise NotExported(f"it delivered opset {delivered} where {opset} was asked for")
+    _restore_unused(model.graph, signature.inputs)
+    _check_names(model.graph, signature)
+    _rename_dims(model.graph, signature)
+    _strip(model)
+    return model
+
+
+def _dynamic_axes(signature: Signature) -> dict[str, dict[int, str]]:
+    return {
+        tensor.name: {axis: dim for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
+        for tensor in (*signature.inputs, *signature.outputs)
+    }
+
+
+def _restore_unused(graph: Any, inputs: tuple[Tensor, ...]) -> None:
+    """Put back, in order, the inputs that a trace dropped because the model ignores them."""
+    import onnx
+
+    there = {value.name: value for value in graph.input}
+    if set(there) >= {tensor.name for tensor in inputs}:
+        return
+    made = [
+        there.get(tensor.name)
+        or onnx.helper.make_tensor_value_info(
+            tensor.name, onnx.helper.np_dtype_to_tensor_dtype(_dtype(tensor)), tensor.shape
+        )
+        for tensor in inputs
+    ]
+    del graph.input[:]
+    graph.input.extend(made)
+
+
+def _dtype(tensor: Tensor) -> Any:
+    import numpy as np
+
+    return np.dtype(tensor.dtype)
+
+
+def _check_names(graph: Any, signature: Signature) -> None:
+    for what, values, tensors in (
+        ("inputs", graph.input, signature.inputs),
+        ("outputs", graph.output, signature.outputs),
+    ):
+        found, wanted = [value.name for value in values], [tensor.name for tensor in tensors]
+        if found != wanted:
+            raise NotExported(f"it delivered {what} {found} where {wanted} were asked for")
+
+
+def _rename_dims(graph: Any, signature: Signature) -> None:
+    """Give dynamic dimensions the declared names in place of the exporter's symbols."""
+    names: dict[str, str] = {}
+    for value, tensor in zip(graph.input, signature.inputs, strict=True):
+        for dim, wanted in zip(value.type.tensor_type.shape.dim, tensor.shape, strict=True):
+            low, high = signature.dims.get(str(wanted), (0, 0))
+            if isinstance(wanted, str) and low < high and not dim.dim_param:
+                raise NotExported(
+                    f"it fixed dimension '{wanted}' [{low}, {high}] of '{tensor.name}' "
+                    f"to {dim.dim_value}"
+                )
+            if dim.dim_param and isinstance(wanted, str):
+                names[dim.dim_param] = wanted
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(
+                    r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), dim.dim_param
+                )
+
+
+def _strip(model: Any) -> None:
+    """Remove what depends on the machine, and inferred shapes, which bear the old symbols."""
+    graph = model.graph
+    for holder in (model, graph, *graph.input, *graph.output, *graph.initializer):
+        del holder.metadata_props[:]
+        holder.ClearField("doc_string")
+    del graph.value_info[:]
+    for owner in (graph, *model.functions):
+        for node in owner.node:
+            node.ClearField("doc_string")
+            kept = [entry for entry in node.metadata_props if entry.key == LAYERS]
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+
+
+def _operator(error: BaseException) -> str:
+    """The operator that an exporter could not take, where its error or a cause names it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        found = re.search(r"(?:torch\.ops\.)?(aten[.:]+\w+(?:\.\w+)?)", str(cause))
+        if found:
+            return found[1].replace("::", ".")
+        cause = cause.__cause__
+    return ""
+
+
+def _telling(error: BaseException) -> str:
+    """The first line of the first cause: exporters wrap it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return brief(error)
+
+
+def layer_of(operator: str, tree: Path) -> str:
+    """The path of the first layer that uses the operator in the program of `tree`, or ''."""
+    import torch
+
+    if not operator or not (tree / PROGRAM).exists():
+        return ""
+    base = ".".join(operator.split(".")[:2])
+    for node in torch.export.load(tree / PROGRAM).graph.nodes:
+        if str(node.target).startswith(base) and node.meta.get("nn_module_stack"):
+            path, _ = list(node.meta["nn_module_stack"].values())[-1]
+            return str(path)
+    return ""
