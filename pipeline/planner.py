@@ -175,13 +175,14 @@ class _Builder:
 
     def _samples(self, purpose: str) -> str:
         spec = getattr(self.config.samples, purpose)
-        inputs = self._source_files() if not self.signature["inputs"] else {}
+        asks_file = not self.config.source.needs_inputs
+        inputs = self._source_files() if asks_file else {}
         if spec:
             inputs["samples"] = File(Path(spec.rpartition(":")[0] or spec))
         return self._add(
             f"samples {purpose}",
             "samples",
-            toolchain=CORE if self.signature["inputs"] else self.source.toolchain,
+            toolchain=self.source.toolchain if asks_file else CORE,
             options={
                 "source": self.source_options,
                 "signature": self.signature,

@@ -41,21 +41,23 @@ TOLERANCES: Mapping[str, Tolerance] = {
         ),
     ),
     "fp16": Tolerance(
-        min_snr_db=40.0,
+        min_snr_db=33.0,
         max_error=5e-2,
         max_mismatch=1e-2,
         reason=(
-            "float16 keeps 11 bits: 55 to 70 dB is typical, the worst honest relative error seen"
-            " is 1.5e-2; 40 dB leaves deep networks room, a wrong graph none"
+            "float16 keeps 11 bits: 55 to 70 dB is typical; the worst honest relative error seen is"
+            " 1.5e-2 (36 dB, a deep network with random weights), the best of a wrong graph"
+            " 21 dB (an image shifted by one pixel)"
         ),
     ),
     "int8": Tolerance(
-        min_snr_db=20.0,
+        min_snr_db=16.0,
         max_error=0.2,
         max_mismatch=5e-2,
         reason=(
-            "honest int8 models have a cosine of .997 to .9999, that is 22 to 37 dB; above 20 dB"
-            " models perform similarly. Cases that are not real lie outside the calibrated"
+            "20 to 37 dB is typical on real inputs. The limit lies midway between the worst honest"
+            " sample measured (EfficientNet-Lite0 on a dark photo, 19.8 dB) and the least wrong"
+            " graph's worst (the same photos shifted by one pixel, 13.1 dB). Cases that are not real lie outside the calibrated"
             " ranges, where saturation is by design: of those only shape, dtype and finiteness"
             " are gated, unless there are no real ones"
         ),

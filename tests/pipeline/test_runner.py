@@ -102,7 +102,7 @@ class Bench:
 
         def add(name: str, **inputs: Input) -> None:
             stage = name.split()[0]
-            options = self.options if stage == "export" else {}
+            options = self.options if stage == "export" else {"name": name}
             steps[name] = Step(
                 id=name,
                 stage=stage,
@@ -117,7 +117,9 @@ class Bench:
         for name in "ab":
             add(f"convert {name}", model=Output("export"))
             add(f"verify {name}", model=Output(f"convert {name}"))
-            add(f"package {name}", model=Output(f"convert {name}"), verdict=Output(f"verify {name}"))
+            add(
+                f"package {name}", model=Output(f"convert {name}"), verdict=Output(f"verify {name}")
+            )
         targets = {
             name: TargetSteps(
                 verify=f"verify {name}",

@@ -45,9 +45,9 @@ def test_an_unknown_limit_is_not_passed_over() -> None:
     [
         (numbers(), ""),
         (numbers(snr_db=math.inf, max_error=0.0), ""),
-        (numbers(snr_db=39.0), "snr_db is 39.0, the limit is 40"),
-        (numbers(snr_db=-math.inf), "snr_db is -inf, the limit is 40"),
-        (numbers(snr_db=math.nan), "snr_db is nan, the limit is 40"),
+        (numbers(snr_db=29.0), "snr_db is 29.0, the limit is 33"),
+        (numbers(snr_db=-math.inf), "snr_db is -inf, the limit is 33"),
+        (numbers(snr_db=math.nan), "snr_db is nan, the limit is 33"),
         (numbers(max_error=0.1), "max_error is 0.1, the limit is 0.05"),
         (numbers(max_error=math.nan), "max_error is nan, the limit is 0.05"),
         (Numbers(mismatch=0.0), ""),

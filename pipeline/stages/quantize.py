@@ -1,0 +1,20 @@
+"""Quantize: a converted model gets smaller numbers, by the function that the options name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline.stages import StageResult, function
+
+
+def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
+    """Call `options["function"]` on the tree `model`, and on `samples` where it is given."""
+    function(options["function"])(
+        model=inputs["model"],
+        options=options["options"],
+        samples=inputs.get("samples"),
+        out=out,
+    )
+    return StageResult()

@@ -1,0 +1,155 @@
+"""Stage: the source itself run on every case. What it answers is the truth for all artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosscast.pipeline.errors import CrosscastError, StageError
+from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases, write_json
+from crosscast.pipeline.parity.vectors import DTYPES, Vector, write_vectors
+from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor
+from crosscast.pipeline.sources import open_source
+from crosscast.pipeline.sources.outputs import common_layout, sizes
+from crosscast.pipeline.stages import StageResult
+from crosscast.pipeline.worker.usercode import described
+from crosscast.targets.base import Session
+
+
+def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
+    """Write the vectors, the cases and the signature completed with the outputs.
+
+    Raises StageError where the source refuses a case, is not deterministic, or changes its outputs
+    from case to case.
+    """
+    source = options["source"]
+    module = open_source(source)
+    signature = module.signature(source=source, declared=Signature.from_json(options["signature"]))
+    session = module.load(source=source, signature=signature, outputs=options["outputs"])
+    seen = _Seen(signature)
+    out.mkdir(parents=True, exist_ok=True)
+    write_vectors(out, _vectors(session, read_cases(inputs["samples"]), seen))
+    write_json(out / "signature.json", seen.signature().to_json())
+    notes = {"non_finite": seen.non_finite} if seen.non_finite else {}
+    return StageResult(dependencies=module.dependencies(), notes=notes)
+
+
+def _vectors(session: Session, cases: Iterator[Case], seen: _Seen) -> Iterator[Vector]:
+    for index, case in enumerate(cases):
+        outputs = _answer(session, case)
+        if index == 0:
+            _require_same(outputs, _answer(session, case))
+        seen.add(case, outputs)
+        yield Vector(case=case, outputs=outputs)
+
+
+def _answer(session: Session, case: Case) -> Arrays:
+    # copies: the source may write into its inputs, and may use its output buffers again
+    given = {name: array.copy() for name, array in case.arrays.items()}
+    try:
+        outputs = session.run(given)
+    except CrosscastError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in case.arrays.items())
+        raise StageError(
+            f"the source refuses case '{case.name}' ({shapes}): {described(error)}",
+            fix="declare only the shapes and sizes that it takes",
+        ) from error
+    return {name: _plain(name, array) for name, array in outputs.items()}
+
+
+def _plain(name: str, value: Any) -> NDArray[Any]:
+    array = np.array(value, order="C")
+    if array.dtype.name not in DTYPES:
+        raise StageError(
+            f"output '{name}' has dtype {array.dtype}, which no artifact can give",
+            fix="return real numbers or booleans",
+        )
+    return array
+
+
+def _require_same(first: Arrays, second: Arrays) -> None:
+    for name, array in first.items():
+        other = second.get(name)
+        if other is None or other.dtype != array.dtype or other.tobytes() != array.tobytes():
+            raise StageError(
+                f"the source is not deterministic: output '{name}' changes between two runs on"
+                " the same input",
+                fix="look for dropout in train mode, random operators, state kept between calls",
+            )
+
+
+class _Seen:
+    """The outputs so far: names, dtypes and sizes must agree, and give their signature."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._declared = signature
+        self._dtypes: dict[str, str] = {}
+        self._shapes: dict[str, list[tuple[int, ...]]] = {}
+        self._dims: dict[str, list[int]] = {name: [] for name in dynamic_dims(signature)}
+        self.non_finite: dict[str, list[str]] = {}
+
+    def add(self, case: Case, outputs: Arrays) -> None:
+        """Take in a case."""
+        if not self._dtypes:
+            self._dtypes = {name: array.dtype.name for name, array in outputs.items()}
+            self._shapes = {name: [] for name in outputs}
+        self._require_alike(case, outputs)
+        for name, size in sizes(self._declared.inputs, case.arrays).items():
+            self._dims[name].append(size)
+        for name, array in outputs.items():
+            self._shapes[name].append(array.shape)
+            if not np.isfinite(array).all():
+                self.non_finite.setdefault(name, []).append(case.name)
+
+    def signature(self) -> Signature:
+        """What was declared, with the outputs as they were."""
+        layout = common_layout(self._declared.inputs)
+        outputs = tuple(self._tensor(name, layout) for name in self._dtypes)
+        return Signature(inputs=self._declared.inputs, outputs=outputs, dims=self._declared.dims)
+
+    def _require_alike(self, case: Case, outputs: Arrays) -> None:
+        if not outputs:
+            raise StageError("the source gives no output", fix="return at least one tensor")
+        found = {name: array.dtype.name for name, array in outputs.items()}
+        if list(found.items()) != list(self._dtypes.items()):
+            raise StageError(
+                f"case '{case.name}' gives the outputs {found}, the first one {self._dtypes}",
+                fix="the names, order and dtypes of outputs must not depend on the inputs",
+            )
+        for name, array in outputs.items():
+            ranks = {len(shape) for shape in self._shapes[name]}
+            if ranks - {array.ndim}:
+                raise StageError(
+                    f"case '{case.name}' gives output '{name}' {array.ndim} dimensions,"
+                    f" others give it {ranks.pop()}",
+                    fix="the number of dimensions must not depend on the inputs",
+                )
+
+    def _tensor(self, name: str, layout: Layout | None) -> Tensor:
+        columns = list(zip(*self._shapes[name], strict=True))
+        dtype = self._dtypes[name]
+        is_image = len(columns) == 4 and np.dtype(dtype).kind == "f"
+        return Tensor(
+            name=name,
+            shape=tuple(self._dim(name, axis, column) for axis, column in enumerate(columns)),
+            dtype=dtype,
+            layout=layout if is_image else None,
+        )
+
+    def _dim(self, output: str, axis: int, found: Sequence[int]) -> int | str:
+        """The first dynamic dimension that has this size in every case, or the constant, or a
+        name of its own for a size that depends on the data.
+        """
+        for name, bound in self._dims.items():
+            if list(found) == bound:
+                return name
+        if len(set(found)) == 1:
+            return found[0]
+        own = f"{output}_dim{axis}"
+        return f"{own}_" if own in self._dims else own

@@ -1,0 +1,194 @@
+"""Stage: the artifact run in its own runtime and held against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosscast.pipeline.errors import StageError, ToolchainError
+from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
+from crosscast.pipeline.parity.metrics import Numbers, compare
+from crosscast.pipeline.parity.samples import Case, write_json
+from crosscast.pipeline.parity.tolerance import is_gated, tolerance
+from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
+from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
+from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
+from crosscast.pipeline.stages import StageResult, function
+from crosscast.pipeline.worker.usercode import described
+from crosscast.targets.base import Precision, Session
+
+
+def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
+    """Write `verdict.json`. An artifact that does not load, run or agree is a failed verdict, not
+    an error of the stage.
+    """
+    reference = inputs["reference"]
+    found = verify(
+        artifact=inputs["model"],
+        signature=read_signature(reference),
+        vectors=lambda: read_reference(reference),
+        options=options,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "verdict.json", found.to_json())
+    return StageResult(notes={"status": found.status, "reason": found.reason})
+
+
+def verify(
+    *,
+    artifact: Path,
+    signature: Signature,
+    vectors: Callable[[], Iterator[Vector]],
+    options: Mapping[str, Any],
+) -> Verdict:
+    """The verdict on an artifact.
+
+    signature, vectors: of the source, in its layout; the vectors are read several times.
+    options: open, precision: references to the target's functions. no_runtime: why it cannot run
+    here, or empty. precision_asked. layout: of the artifact, None for the source's. parity: the
+    user's limits.
+    Raises ToolchainError or ImportError where the runtime is not installed.
+    """
+    held: Precision = function(options["precision"])(artifact=artifact)
+    audit = Audit(
+        asked=options["precision_asked"], delivered=held.delivered, weights=dict(held.weights)
+    )
+    limits = tolerance(held.delivered, options["parity"])
+    if options["no_runtime"]:
+        return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])
+    try:
+        session = function(options["open"])(artifact=artifact)
+    except (ToolchainError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the runtime raises is the artifact's fault
+        problem = f"its runtime does not load the artifact: {_said(error)}"
+        return judge(audit=audit, tolerance=limits, problems=[problem])
+    if session is None:
+        return judge(audit=audit, tolerance=limits, unproven="no runtime for it on this host")
+    baseline = gather(vectors())
+    trial = _Trial(
+        session=session,
+        signature=signature,
+        layout=options["layout"],
+        baseline=baseline,
+        precision=held.delivered,
+    )
+    problems = trial.declared()
+    rows = list(chain.from_iterable(trial.rows(vector, problems) for vector in vectors()))
+    return judge(
+        audit=audit,
+        tolerance=limits,
+        outputs=[tensor.name for tensor in signature.outputs],
+        rows=rows,
+        problems=problems,
+        origins=baseline.origins,
+        unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """An artifact's session beside what it has to agree with."""
+
+    session: Session
+    signature: Signature
+    layout: Layout | None
+    baseline: Baseline
+    precision: str
+
+    def declared(self) -> list[str]:
+        """What the artifact declares otherwise than the source, one line each."""
+        wanted = self.signature.permuted(self.layout)
+        return [
+            *_compare_declared("input", self.session.inputs, wanted.inputs, wanted.dims),
+            *_compare_declared("output", self.session.outputs, wanted.outputs, wanted.dims),
+        ]
+
+    def rows(self, vector: Vector, problems: list[str]) -> Iterator[Row]:
+        """The comparison of each output of a case; a refusal to run goes to `problems`."""
+        case = vector.case
+        wanted = permute(vector.outputs, tensors=self.signature.outputs, layout=self.layout)
+        try:
+            got = self.session.run(self._inputs(case))
+            found = {name: np.asarray(array) for name, array in got.items()}
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the artifact must take every case
+            problems.append(f"case '{case.name}': its runtime fails: {_said(error)}")
+            return
+        if list(found) != list(wanted) and set(found) == set(wanted):
+            problems.append(f"case '{case.name}': outputs come in the order {list(found)}")
+        problems.extend(
+            f"case '{case.name}': output '{name}' is none of the source's"
+            for name in found
+            if name not in wanted
+        )
+        for tensor in self.signature.outputs:
+            yield self._row(case, tensor.name, wanted, found)
+
+    def _inputs(self, case: Case) -> Arrays:
+        # copies, since a runtime may write into what it is given
+        copies = {name: array.copy() for name, array in case.arrays.items()}
+        given = permute(copies, tensors=self.signature.inputs, layout=self.layout)
+        return {tensor.name: given[tensor.name] for tensor in self.signature.inputs}
+
+    def _row(self, case: Case, output: str, wanted: Arrays, found: Arrays) -> Row:
+        if output in found:
+            typical = self.baseline.typical[output]
+            numbers = compare(wanted[output], found[output], typical=typical)
+        else:
+            numbers = Numbers(problem="missing")
+        gated = is_gated(case.origin, precision=self.precision, has_real=self.baseline.has_real)
+        return Row(case=case.name, output=output, origin=case.origin, gated=gated, numbers=numbers)
+
+
+def _compare_declared(
+    side: str,
+    found: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    dims: Mapping[str, tuple[int, int]],
+) -> list[str]:
+    names = [tensor.name for tensor in found], [tensor.name for tensor in wanted]
+    if names[0] != names[1]:
+        return [f"the artifact declares the {side}s {names[0]}, the source has {names[1]}"]
+    lines = []
+    for mine, its in zip(wanted, found, strict=True):
+        if mine.dtype != its.dtype:
+            lines.append(
+                f"{side} '{mine.name}' is declared {its.dtype}, the source has {mine.dtype}"
+            )
+        if not _covers(its.shape, mine.shape, dims):
+            lines.append(
+                f"{side} '{mine.name}' is declared with shape {_text(its.shape)},"
+                f" expected {_text(mine.shape)}"
+            )
+    return lines
+
+
+def _covers(
+    found: Sequence[int | str], wanted: Sequence[int | str], dims: Mapping[str, tuple[int, int]]
+) -> bool:
+    """Whether a declared shape takes all that is wanted; one that takes more is no harm, and what
+    really comes out is compared case by case.
+    """
+    if len(found) != len(wanted):
+        return False
+    for its, mine in zip(found, wanted, strict=True):
+        low, high = (mine, mine) if isinstance(mine, int) else dims.get(mine, (0, 1))
+        if isinstance(its, int) and not low == its == high:
+            return False
+    return True
+
+
+def _said(error: Exception) -> str:
+    text = error.message if isinstance(error, StageError) else described(error)
+    return " ".join(text.split())
+
+
+def _text(shape: Sequence[int | str]) -> str:
+    return "(" + ", ".join(str(dim) for dim in shape) + ")"

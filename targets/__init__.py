@@ -1,0 +1,26 @@
+"""Deployment targets: one module each, in one dict written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from crosscast.targets import (
+    coreml_fp16,
+    onnx,
+    onnx_fp16,
+    onnx_int8,
+    tflite_fp16,
+    tflite_fp32,
+    tflite_int8,
+)
+from crosscast.targets.base import Target
+
+TARGETS: Mapping[str, Target] = {
+    "onnx": onnx,
+    "onnx-fp16": onnx_fp16,
+    "onnx-int8": onnx_int8,
+    "tflite-fp32": tflite_fp32,
+    "tflite-fp16": tflite_fp16,
+    "tflite-int8": tflite_int8,
+    "coreml-fp16": coreml_fp16,
+}

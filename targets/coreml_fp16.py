@@ -1,0 +1,25 @@
+"""Core ML ML Program in fp16 with fp32 inputs and outputs."""
+
+from __future__ import annotations
+
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Delivered, Kind
+from crosscast.targets.base import Options as BaseOptions
+from crosscast.targets.families import coreml as family
+from crosscast.targets.families import coreml_convert, coreml_usage
+
+Options: type[BaseOptions] = family.CoreMLOptions
+QuantizeOptions: type[BaseOptions] | None = None
+summary = "Core ML ML Program, fp16 inside, fp32 inputs and outputs, for iOS and macOS"
+format: Kind = "coreml"
+precision_asked: Delivered = "fp16"
+accepts: tuple[Kind, ...] = ("exported_program",)
+toolchain = runtime = family.COREML
+quantizer: Toolchain | None = None
+quantize = None
+calibrated = False
+no_runtime = family.NO_RUNTIME
+convert = coreml_convert.convert
+open = family.open
+precision = family.precision
+usage = coreml_usage.usage

@@ -1,0 +1,169 @@
+"""Core ML packages: what they declare, what they hold, and running them on macOS."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.signature import Arrays, Tensor
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Delivered, Options, Precision
+
+COREML = Toolchain(
+    name="coreml",
+    preload=("torch", "coremltools"),
+    distributions=("coremltools", "torch", "numpy"),
+    extra="coreml",
+)
+
+NO_RUNTIME = "" if sys.platform == "darwin" else "no Core ML runtime on this host"
+MODEL = "model.mlpackage"
+SPEC = "Data/com.apple.CoreML/model.mlmodel"
+DIM_PREFIX = "crosscast.dim."
+"""User-defined metadata "crosscast.dim.<input>.<axis>": the name of a dynamic dimension, for which
+Core ML itself has no place."""
+
+# MIL's and Core ML's names of dtypes, in numpy's.
+WEIGHT_DTYPES = {
+    "FLOAT16": "float16",
+    "FLOAT32": "float32",
+    "FLOAT64": "float64",
+    "INT8": "int8",
+    "UINT8": "uint8",
+}
+IO_DTYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "INT32": "int32"}
+DELIVERED: Mapping[str, Delivered] = {
+    "float16": "fp16",
+    "float32": "fp32",
+    "float64": "fp32",
+    "int8": "int8",
+    "uint8": "int8",
+}
+
+
+class CoreMLOptions(Options):
+    """Options of the conversion to Core ML."""
+
+    minimum: Literal["iOS15", "iOS16", "iOS17", "iOS18"] = Field(
+        default="iOS16",
+        description="Oldest system that runs the model (iOS16 is macOS 13, iOS17 macOS 14 …); "
+        "a later one has more operators.",
+    )
+
+
+class CoreMLSession:
+    """A model in Core ML itself, which exists on macOS only."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def __init__(self, artifact: Path) -> None:
+        import coremltools
+
+        self.inputs, self.outputs = interface(artifact)
+        try:
+            self._model = coremltools.models.MLModel(str(artifact / MODEL))
+        except Exception as error:
+            raise StageError(f"Core ML cannot load the model: {error}") from error
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Compute all outputs, by name and in order."""
+        import numpy as np
+
+        fed = {
+            tensor.name: inputs[tensor.name].astype(tensor.dtype, copy=False)
+            for tensor in self.inputs
+        }
+        try:
+            values = self._model.predict(fed)
+        except Exception as error:
+            raise StageError(f"Core ML cannot run the model: {error}") from error
+        return {tensor.name: np.asarray(values[tensor.name]) for tensor in self.outputs}
+
+
+def open(*, artifact: Path) -> CoreMLSession | None:
+    """Load the artifact in Core ML; None where there is no Core ML."""
+    return None if NO_RUNTIME else CoreMLSession(artifact)
+
+
+def precision(*, artifact: Path) -> Precision:
+    """Audit the constants of the saved program; names, shapes, and other integers do not count."""
+    import numpy as np
+
+    weights: Counter[str] = Counter()
+    for constant in _constants(_spec(artifact)):
+        kind = constant.DESCRIPTOR.fields_by_name["dataType"].enum_type
+        dtype = WEIGHT_DTYPES.get(kind.values_by_number[constant.dataType].name)
+        if dtype:
+            sizes = [dim.constant.size for dim in constant.dimensions]
+            weights[dtype] += prod(sizes) * np.dtype(dtype).itemsize
+    shares: Counter[Delivered] = Counter()
+    for dtype, size in weights.items():
+        shares[DELIVERED[dtype]] += size
+    delivered = shares.most_common(1)[0][0] if shares else "fp16"
+    return Precision(delivered=delivered, weights=dict(sorted(weights.items())))
+
+
+def interface(artifact: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The inputs and outputs that the saved file declares. Runs on every host.
+
+    An output of a model with dynamic dimensions has the shape ().
+    """
+    description = _spec(artifact).description
+    names = {
+        key.removeprefix(DIM_PREFIX): value
+        for key, value in description.metadata.userDefined.items()
+        if key.startswith(DIM_PREFIX)
+    }
+    inputs = tuple(_tensor(feature, names) for feature in description.input)
+    return inputs, tuple(_tensor(feature, names) for feature in description.output)
+
+
+def _spec(artifact: Path) -> Any:
+    from coremltools.proto import Model_pb2
+    from google.protobuf.message import DecodeError
+
+    spec = Model_pb2.Model()
+    try:
+        spec.ParseFromString((artifact / MODEL / SPEC).read_bytes())
+    except (OSError, DecodeError) as error:
+        raise StageError(f"{MODEL} cannot be read as a Core ML package: {error}") from error
+    return spec
+
+
+def _constants(spec: Any) -> Iterator[Any]:
+    """The tensor types of all constants, plain and compressed."""
+    for function in spec.mlProgram.functions.values():
+        for block in function.block_specializations.values():
+            yield from _block_constants(block)
+
+
+def _block_constants(block: Any) -> Iterator[Any]:
+    for operation in block.operations:
+        if operation.type.startswith("const"):
+            for value in operation.attributes.values():
+                yield value.type.tensorType
+        for inner in operation.blocks:
+            yield from _block_constants(inner)
+
+
+def _tensor(feature: Any, names: Mapping[str, str]) -> Tensor:
+    array = feature.type.multiArrayType
+    kind = array.DESCRIPTOR.fields_by_name["dataType"].enum_type
+    dtype = IO_DTYPES.get(kind.values_by_number[array.dataType].name)
+    if not feature.type.HasField("multiArrayType") or dtype is None:
+        raise StageError(f"'{feature.name}' of the Core ML model is not a tensor of numbers")
+    ranges = array.shapeRange.sizeRanges
+    flexible = {axis for axis, size in enumerate(ranges) if size.lowerBound != size.upperBound}
+    shape = tuple(
+        names.get(f"{feature.name}.{axis}", f"{feature.name}_{axis}") if axis in flexible else dim
+        for axis, dim in enumerate(array.shape)
+    )
+    return Tensor(name=feature.name, shape=shape, dtype=dtype)

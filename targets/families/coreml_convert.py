@@ -1,0 +1,269 @@
+"""PyTorch programs to Core ML ML Programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.targets.families.coreml import DIM_PREFIX, MODEL, SPEC, CoreMLOptions
+from crosscast.targets.families.coreml_mend import (
+    fill_pool_defaults,
+    layer_of,
+    mend_registry,
+    pass_pipeline,
+    unsupported,
+)
+
+PROGRAM = "model.pt2"
+TRACED = "model.ts"
+SIGNATURE = "signature.json"
+DATE = "com.github.apple.coremltools.conversion_date"
+INPUT_DTYPES = {
+    "float16": "float32",
+    "float32": "float32",
+    "float64": "float32",
+    "int32": "int32",
+    "int64": "int32",
+}
+REMEDY = "replace it in the model with operators that Core ML has, or remove this target"
+
+
+def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
+    """Write `model.mlpackage` from a PyTorch program; equal input gives equal bytes.
+
+    Computes in fp16; floating-point inputs and outputs are fp32, integers int32. Names and
+    dynamic dimensions are those of the signature beside the program.
+    """
+    import coremltools
+    import torch
+
+    chosen = CoreMLOptions.model_validate(options)
+    path = model / SIGNATURE
+    signature = Signature.from_json(json.loads(path.read_text(encoding="utf-8")))
+    mend_registry()
+    program: Any
+    if (model / PROGRAM).exists():
+        program = _program(model / PROGRAM)
+        inputs = _inputs(_ordered(program, signature))
+        outputs = _outputs(signature, _output_dtypes(program))
+    else:
+        program = torch.jit.load(model / TRACED)
+        inputs = _inputs(signature)
+        outputs = _outputs(signature, [tensor.dtype for tensor in signature.outputs])
+    with _named_failures(program):
+        package = coremltools.convert(
+            program,
+            source="pytorch",
+            convert_to="mlprogram",
+            inputs=inputs,
+            outputs=outputs,
+            minimum_deployment_target=getattr(coremltools.target, chosen.minimum),
+            compute_precision=coremltools.precision.FLOAT16,
+            pass_pipeline=pass_pipeline(),
+            skip_model_load=True,
+        )
+    _refuse_nan(package)
+    package.save(str(out / MODEL))
+    _normalise(out / MODEL, signature)
+
+
+def _program(path: Path) -> Any:
+    """The exported program, decomposed, with what coremltools gets wrong put right."""
+    import torch
+
+    program = torch.export.load(path).run_decompositions({})
+    fill_pool_defaults(program)
+    missing = unsupported(program)
+    if missing:
+        listed = ", ".join(f"{operator} (layer {layer})" for operator, layer in missing)
+        raise StageError(f"coreml-fp16: Core ML has no equivalent of {listed}", fix=REMEDY)
+    return program
+
+
+def _ordered(program: Any, signature: Signature) -> Signature:
+    """The signature with its inputs in the program's order, its dynamic dimensions checked."""
+    values = _input_values(program)
+    by_name = {tensor.name: tensor for tensor in signature.inputs}
+    if len(values) != len(by_name):
+        raise StageError(
+            f"coreml-fp16: the program takes {len(values)} inputs, the config declares "
+            f"{len(by_name)}"
+        )
+    # Placeholders have the names of forward's parameters, which the config may have renamed.
+    same = set(values) == set(by_name)
+    tensors = tuple(by_name[name] for name in values) if same else signature.inputs
+    for tensor, value in zip(tensors, values.values(), strict=True):
+        _check_dims(tensor, value, signature, program.range_constraints)
+    return Signature(inputs=tensors, outputs=signature.outputs, dims=signature.dims)
+
+
+def _input_values(program: Any) -> dict[str, Any]:
+    wanted = set(program.graph_signature.user_inputs)
+    return {node.name: node.meta["val"] for node in program.graph.nodes if node.name in wanted}
+
+
+def _check_dims(
+    tensor: Tensor, value: Any, signature: Signature, ranges: Mapping[Any, Any]
+) -> None:
+    """Raise StageError where the program has fixed or narrowed a dimension declared dynamic."""
+    for axis, dim in enumerate(tensor.shape):
+        if isinstance(dim, int):
+            continue
+        low, high = signature.dims[dim]
+        size, found = value.shape[axis], ""
+        if isinstance(size, int):
+            found = f"fixed to {size}"
+        else:
+            bounds = ranges.get(size.node.expr)
+            # torch.export does not tell 0 and 1 from 2 in its lower bounds.
+            if bounds is not None and (bounds.lower > max(low, 2) or bounds.upper < high):
+                found = f"limited to {bounds.lower} to {bounds.upper}"
+        if found:
+            raise StageError(
+                f"coreml-fp16: dimension '{dim}' of input '{tensor.name}' was {found} by the "
+                f"export, though {low} to {high} is declared",
+                fix=f"declare '{dim}' as the model supports it, or avoid code that depends on it",
+            )
+
+
+def _inputs(signature: Signature) -> list[Any]:
+    import coremltools
+    import numpy as np
+
+    dims = {
+        name: coremltools.RangeDim(lower_bound=low, upper_bound=high, default=low)
+        for name, (low, high) in signature.dims.items()
+    }
+    types = []
+    for tensor in signature.inputs:
+        if tensor.dtype not in INPUT_DTYPES:
+            raise StageError(
+                f"coreml-fp16: input '{tensor.name}' is {tensor.dtype}, which Core ML cannot take",
+                fix=f"cast it in the model from one of {', '.join(INPUT_DTYPES)}",
+            )
+        if not tensor.shape or len(tensor.shape) > 5:
+            raise StageError(
+                f"coreml-fp16: input '{tensor.name}' has rank {len(tensor.shape)}; "
+                "Core ML takes 1 to 5",
+                fix="reshape it inside the model",
+            )
+        shape = [dim if isinstance(dim, int) else dims[dim] for dim in tensor.shape]
+        types.append(
+            coremltools.TensorType(
+                name=tensor.name, shape=tuple(shape), dtype=getattr(np, INPUT_DTYPES[tensor.dtype])
+            )
+        )
+    return types
+
+
+def _output_dtypes(program: Any) -> list[str]:
+    wanted = program.graph_signature.user_outputs
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    return [str(getattr(values.get(name), "dtype", "")).removeprefix("torch.") for name in wanted]
+
+
+def _outputs(signature: Signature, dtypes: list[str]) -> list[Any] | None:
+    """Types of the outputs: named as declared, fp32 where they are of floating point."""
+    import coremltools
+    import numpy as np
+
+    names: list[str | None] = [tensor.name for tensor in signature.outputs]
+    names = names or [None] * len(dtypes)
+    if len(names) != len(dtypes):
+        raise StageError(
+            f"coreml-fp16: the program has {len(dtypes)} outputs, {len(names)} are declared"
+        )
+    return [
+        coremltools.TensorType(name=name, dtype=np.float32 if "float" in dtype else None)
+        for name, dtype in zip(names, dtypes, strict=True)
+    ] or None
+
+
+class _LastError(logging.Handler):
+    """Keeps the line in which coremltools names the operator that it failed at."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.line = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.line = record.getMessage().strip()
+
+
+@contextmanager
+def _named_failures(program: Any) -> Iterator[None]:
+    """Turn whatever coremltools raises into a StageError that names operator and layer."""
+    last = _LastError()
+    logger = logging.getLogger("coremltools")
+    logger.addHandler(last)
+    try:
+        yield
+    except Exception as error:
+        where = layer_of(program, last.line)
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise StageError(
+            f"coreml-fp16: cannot be converted{where}: {type(error).__name__}: {detail}", fix=REMEDY
+        ) from error
+    finally:
+        logger.removeHandler(last)
+
+
+def _refuse_nan(package: Any) -> None:
+    """Raise StageError where a constant holds NaN: a conversion went wrong without a word."""
+    import numpy as np
+
+    for function in package._mil_program.functions.values():
+        for operation in _operations(function):
+            value = operation.outputs[0].val if operation.op_type == "const" else None
+            # Scalars are numpy's as well; x != x for NaN only.
+            if getattr(value, "dtype", np.dtype(bool)).kind == "f" and np.any(value != value):
+                raise StageError(
+                    f"coreml-fp16: the converted model has NaN in '{operation.name}'",
+                    fix="check the weights for NaN, and the model for inf - inf",
+                )
+
+
+def _operations(block: Any) -> Iterator[Any]:
+    for operation in block.operations:
+        yield operation
+        for inner in operation.blocks:
+            yield from _operations(inner)
+
+
+def _normalise(package: Path, signature: Signature) -> None:
+    """Take out of a package what differs from run to run, and name its dynamic dimensions."""
+    from coremltools.proto import Model_pb2
+
+    spec = Model_pb2.Model()
+    spec.ParseFromString((package / SPEC).read_bytes())
+    metadata = spec.description.metadata.userDefined
+    metadata.pop(DATE, None)
+    for tensor in signature.inputs:
+        for axis, dim in enumerate(tensor.shape):
+            if isinstance(dim, str):
+                metadata[f"{DIM_PREFIX}{tensor.name}.{axis}"] = dim
+    (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
+    for entry in package.iterdir():
+        if entry.name not in ("Data", "Manifest.json"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    _normalise_manifest(package / "Manifest.json")
+
+
+def _normalise_manifest(path: Path) -> None:
+    """Replace the random identifiers of a package's items by ones made from their paths."""
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    entries = manifest["itemInfoEntries"]
+    identifiers = {
+        key: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for key, entry in entries.items()
+    }
+    manifest["itemInfoEntries"] = {identifiers[key]: entry for key, entry in entries.items()}
+    manifest["rootModelIdentifier"] = identifiers[manifest["rootModelIdentifier"]]
+    path.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,143 @@
+"""What the TFLite targets share: ONNX -> onnx2tf -> LiteRT file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.families import tflite_file as files
+from crosscast.targets.families import tflite_graph as graphs
+from crosscast.targets.families.tflite_finish import finish
+
+FILE = "model.tflite"
+
+ONNX2TF = Toolchain(
+    name="onnx2tf",
+    preload=("onnx2tf.onnx2tf", "onnx2tf.tflite_builder.lower_from_onnx2tf", "onnx"),
+    distributions=("onnx", "ai-edge-litert", "flatbuffers", "numpy"),
+    extra="tflite",
+    overlay=Path(__file__).parent.parent / "onnx2tf.lock",
+)
+LITERT = Toolchain(
+    name="litert",
+    preload=("ai_edge_litert.interpreter", "ai_edge_litert.schema_py_generated"),
+    distributions=("ai-edge-litert", "flatbuffers", "numpy"),
+    extra="tflite",
+)
+QUANTIZER = Toolchain(
+    name="ai-edge-quantizer",
+    preload=("ai_edge_quantizer", "ai_edge_litert.interpreter"),
+    distributions=("ai-edge-quantizer", "ai-edge-litert", "flatbuffers", "numpy"),
+    extra="tflite",
+)
+
+
+def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:  # noqa: ARG001
+    """Write `model.tflite`, fp32, with the ports of the ONNX graph in the tree `model`.
+
+    Raises StageError where an operator has no TFLite equivalent, naming its layer.
+    """
+    prepared = graphs.prepare(model / "model.onnx")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        made = files.read(_run_onnx2tf(prepared, Path(scratch)))
+    _refuse_custom_operators(made, prepared.model)
+    finish(made, inputs=prepared.inputs, outputs=prepared.outputs)
+    files.write(made, out / FILE)
+
+
+def _run_onnx2tf(prepared: graphs.Prepared, scratch: Path) -> Path:
+    """The fp32 file that onnx2tf makes under `scratch`."""
+    import onnx
+    import onnx2tf
+
+    source = scratch / "model.onnx"
+    onnx.save(prepared.model, str(source))
+    _leave_padding_alone()
+    log = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            onnx2tf.convert(
+                input_onnx_file_path=str(source),
+                output_folder_path=str(scratch),
+                tflite_backend="flatbuffer_direct",
+                not_use_onnxsim=True,
+                keep_shape_absolutely_input_names=[port.alias for port in prepared.inputs],
+                non_verbose=True,
+                verbosity="error",
+            )
+    except MemoryError:
+        raise
+    except (Exception, SystemExit) as error:
+        sys.stdout.write(log.getvalue())
+        raise _explained(error, log.getvalue(), prepared.model) from error
+    made = scratch / "model_float32.tflite"
+    if not made.exists():
+        raise StageError(f"onnx2tf wrote no float32 file:\n{_tail(log.getvalue())}")
+    return made
+
+
+def _leave_padding_alone() -> None:
+    """Switch off onnx2tf's guard for batches of no element.
+
+    It puts eight operators, one of them over the whole tensor, around each padding of a model
+    with a dynamic batch, and a batch is never empty here.
+    """
+    from onnx2tf.tflite_builder.op_builders import pad_utils, shape
+
+    for module in (pad_utils, shape):
+        module.prepare_zero_safe_batch_pad = lambda **_: None
+
+
+def _explained(error: BaseException, log: str, model: Any) -> StageError:
+    """What onnx2tf failed at, as far as its message or output tells."""
+    said = log if isinstance(error, SystemExit) else f"{error}\n{log}"
+    where = re.search(r"\bop=(\S+) node=(\S+)", said)
+    if where:
+        return _no_equivalent(f"{where[1]} (layer {where[2]})", _tail(str(error)))
+    names = sorted((node.name for node in model.graph.node), key=len, reverse=True)
+    layer = next((name for name in names if f" {name}" in said or f"'{name}'" in said), None)
+    operator = next((node.op_type for node in model.graph.node if node.name == layer), None)
+    place = f" at operator {operator} (layer {layer})" if layer else ""
+    reason = _tail(said) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+    return StageError(
+        f"onnx2tf could not convert the model{place}: {reason}",
+        fix="replace the operation in the model's code, or leave the tflite targets out",
+    )
+
+
+def _tail(log: str) -> str:
+    """The last lines of a log, without progress bars and colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    lines = [line.split("\r")[-1].strip() for line in plain.splitlines()]
+    return "\n".join([line for line in lines if line and "it/s]" not in line][-5:])
+
+
+def _no_equivalent(operators: str, reason: str = "") -> StageError:
+    return StageError(
+        f"operator {operators} has no TFLite equivalent" + (f": {reason}" if reason else ""),
+        fix="express it by other operations in the model's code, or leave the tflite targets out",
+    )
+
+
+def _refuse_custom_operators(made: Any, model: Any) -> None:
+    """Raise StageError where onnx2tf wrote operators that LiteRT does not know."""
+    found: dict[str, None] = {}
+    for code, outputs in files.custom_operators(made):
+        kind = code.removeprefix("ONNX_")
+        same = [node for node in model.graph.node if node.op_type.upper() == kind]
+        exact = [node for node in same if set(outputs) & set(node.output)]
+        for node in exact or same:
+            found[f"{node.op_type} (layer {node.name})"] = None
+        if not same:
+            found[code] = None
+    if found:
+        raise _no_equivalent(", ".join(found))

@@ -1,0 +1,124 @@
+"""TFLite artifacts: run by LiteRT, and audited."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.signature import Arrays, Tensor
+from crosscast.targets.base import Delivered, Precision
+from crosscast.targets.families import tflite_file as files
+from crosscast.targets.families.tflite import FILE
+
+ARITHMETIC = frozenset(
+    (
+        "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE",
+        "FULLY_CONNECTED", "BATCH_MATMUL", "SVDF", "LSTM", "RNN",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM",
+        "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN",
+    )
+)  # fmt: skip
+"""The operators whose constants are a model's weights, for the audit."""
+
+DELIVERED: Mapping[str, Delivered] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
+"""Precisions by the dtype of weights; other constants are shapes, indices and biases."""
+
+THREADS = 1
+"""One, so that sums are taken in one order on every machine."""
+
+
+class LiteRtSession:
+    """A file loaded in LiteRT.
+
+    inputs, outputs: in the order of the file's subgraph, which is the ONNX graph's (LiteRT lists
+        a signature's alphabetically); dynamic dimensions are called "dim0", "dim1" … by axis.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        interpreter = self._fresh()
+        runner = interpreter.get_signature_runner(files.SIGNATURE)
+        self.inputs = _tensors(interpreter.get_input_details(), runner.get_input_details())
+        self.outputs = _tensors(interpreter.get_output_details(), runner.get_output_details())
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """All outputs, by name and in order.
+
+        Each call takes a new interpreter: recurrent operators keep their state from one call of
+        an interpreter to the next. Raises StageError for inputs that the model cannot take.
+        """
+        interpreter = self._fresh()
+        try:
+            return self._computed(interpreter, inputs)
+        except (RuntimeError, ValueError) as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise StageError(f"LiteRT could not run the model on {shapes}: {error}") from error
+
+    def _computed(self, interpreter: Any, inputs: Arrays) -> Arrays:
+        import numpy as np
+
+        details = interpreter.get_input_details()
+        for tensor, detail in zip(self.inputs, details, strict=True):
+            array = inputs[tensor.name]
+            if tuple(detail["shape"]) != array.shape:
+                interpreter.resize_tensor_input(detail["index"], array.shape, strict=True)
+        interpreter.allocate_tensors()
+        for tensor, detail in zip(self.inputs, details, strict=True):
+            interpreter.set_tensor(detail["index"], np.asarray(inputs[tensor.name], order="C"))
+        interpreter.invoke()
+        return {
+            tensor.name: interpreter.get_tensor(detail["index"])
+            for tensor, detail in zip(self.outputs, interpreter.get_output_details(), strict=True)
+        }
+
+    def _fresh(self) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter(model_path=str(self._path), num_threads=THREADS)
+
+
+def open(*, artifact: Path) -> LiteRtSession:
+    """Load the artifact in LiteRT."""
+    try:
+        return LiteRtSession(artifact / FILE)
+    except (RuntimeError, ValueError) as error:
+        raise StageError(f"LiteRT cannot load the model: {error}") from error
+
+
+def precision(*, artifact: Path) -> Precision:
+    """Audit the file: bytes of its constants by dtype, and what holds most of the bytes of the
+    weights of convolutions, matrix products and recurrent layers (of all constants, where the
+    model has none of these).
+    """
+    made = files.read(artifact / FILE)
+    every: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    for graph in made.subgraphs:
+        for index, readers in files.constants(made, graph).items():
+            dtype = files.numpy_name(graph.tensors[index].type)
+            size = files.data_of(made, graph.tensors[index]).size if dtype in DELIVERED else 0
+            every[dtype] += size
+            weights[dtype] += size if ARITHMETIC & readers else 0
+    judged = weights if any(weights.values()) else every
+    heaviest = max(DELIVERED, key=lambda dtype: judged[dtype])
+    return Precision(delivered=DELIVERED[heaviest], weights=dict(sorted((+every).items())))
+
+
+def _tensors(details: list[dict[str, Any]], named: dict[str, Any]) -> tuple[Tensor, ...]:
+    import numpy as np
+
+    names = {detail["index"]: name for name, detail in named.items()}
+    return tuple(
+        Tensor(
+            name=names[detail["index"]],
+            shape=tuple(
+                f"dim{axis}" if size < 0 else int(size)
+                for axis, size in enumerate(detail["shape_signature"])
+            ),
+            dtype=np.dtype(detail["dtype"]).name,
+        )
+        for detail in details
+    )

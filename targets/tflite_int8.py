@@ -1,0 +1,26 @@
+"""TFLite in static int8 with fp32 inputs and outputs, run by LiteRT."""
+
+from __future__ import annotations
+
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Delivered, Kind
+from crosscast.targets.base import Options as BaseOptions
+from crosscast.targets.families import tflite as family
+from crosscast.targets.families import tflite_quantize, tflite_runtime, tflite_usage
+
+Options = BaseOptions
+QuantizeOptions: type[BaseOptions] | None = tflite_quantize.StaticOptions
+summary = "TFLite (LiteRT), static int8, fp32 inputs and outputs; needs calibration samples"
+format: Kind = "tflite"
+precision_asked: Delivered = "int8"
+accepts: tuple[Kind, ...] = ("onnx",)
+toolchain = family.ONNX2TF
+quantizer: Toolchain | None = family.QUANTIZER
+runtime = family.LITERT
+quantize = tflite_quantize.to_int8
+calibrated = True
+no_runtime = ""
+convert = family.convert
+open = tflite_runtime.open
+precision = tflite_runtime.precision
+usage = tflite_usage.usage

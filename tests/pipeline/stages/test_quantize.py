@@ -1,0 +1,32 @@
+"""Quantize calls the function that it is told to, with samples where there are any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosscast.pipeline.stages import quantize
+
+calls: list[dict[str, Any]] = []
+
+
+def record(**given: Any) -> None:
+    """Stand in for a family's function."""
+    calls.append(given)
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls.clear()
+    monkeypatch.setattr(quantize, "function", {"x:record": record}.__getitem__)
+
+
+@pytest.mark.parametrize("samples", [None, Path("samples")])
+def test_quantize_passes_the_samples_where_there_are_any(
+    tmp_path: Path, samples: Path | None
+) -> None:
+    inputs = {"model": tmp_path} | ({"samples": samples} if samples else {})
+    quantize.run(inputs=inputs, options={"function": "x:record", "options": {}}, out=tmp_path)
+    assert calls == [{"model": tmp_path, "options": {}, "samples": samples, "out": tmp_path}]

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crosscast.pipeline import sources
+from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.parity.samples import read_cases
+from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.pipeline.stages import StageResult
+from crosscast.pipeline.stages.samples import run
+
+SIGNATURE = Signature(
+    inputs=(Tensor(name="x", shape=("batch", 3), dtype="float32"),), dims={"batch": (1, 4)}
+)
+
+
+@pytest.fixture(autouse=True)
+def fake_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("fake_source")
+    module.signature = lambda **_: SIGNATURE  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_source", module)
+    monkeypatch.setitem(sources.SOURCES, "fake", "fake_source")  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+def stage(
+    out: Path,
+    samples: str | None,
+    purpose: str = "parity",
+    *,
+    npz: Path | None = None,
+    declared: Signature = SIGNATURE,
+) -> StageResult:
+    options: dict[str, Any] = {
+        "source": {"kind": "fake"},
+        "signature": declared.to_json(),
+        "samples": samples,
+        "purpose": purpose,
+    }
+    inputs = {} if npz is None else {"samples": npz}
+    return run(inputs=inputs, options=options, out=out)
+
+
+def user_file(tmp_path: Path, body: str) -> str:
+    path = tmp_path / "user.py"
+    path.write_text(f"import numpy as np\n{body}\n")
+    return f"{path}:samples"
+
+
+def origins(tree: Path) -> list[str]:
+    return [case.origin for case in read_cases(tree)]
+
+
+TWO = """
+def samples():
+    for value in (0.1, 0.2):
+        yield {"x": np.full((1, 3), value)}
+"""
+
+
+def test_a_function_gives_real_cases(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = stage(out, user_file(tmp_path, TWO))
+    assert origins(out) == ["real"] * 2 + ["swept"] * 2 + ["adversarial"] * 4
+    assert str(tmp_path / "user.py") in result.dependencies
+    assert result.notes["cases"] == {"real": 2, "swept": 2, "adversarial": 4}
+
+
+def test_calibration_takes_real_cases_only(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = stage(out, user_file(tmp_path, TWO), "calibration")
+    assert origins(out) == ["real"] * 2
+    assert result.notes["assumed"] == []
+
+
+def test_a_list_of_bare_arrays_will_do(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stage(out, user_file(tmp_path, "samples = lambda: [np.zeros((2, 3), np.float32)]"))
+    assert origins(out)[:3] == ["real", "swept", "swept"]
+
+
+def test_without_samples_inputs_are_synthetic_and_the_notes_say_from_what(tmp_path: Path) -> None:
+    result = stage(tmp_path / "out", None)
+    assert set(origins(tmp_path / "out")) == {"synthetic", "adversarial"}
+    assert result.notes["assumed"] == [
+        "input 'x' declares no range: values in [-1, 1] were assumed"
+    ]
+
+
+def test_an_npz_gives_real_cases(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.zeros((5, 3), np.float32))
+    stage(tmp_path / "out", "s.npz", "calibration", npz=tmp_path / "s.npz")
+    assert origins(tmp_path / "out") == ["real"] * 5
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("def samples(): return []", "gives no sample"),
+        ("def samples(): return None", "gives a NoneType, not several samples"),
+        ("def samples(): return {'x': np.zeros((1, 3))}", "gives a dict, not several samples"),
+        ("def samples():\n    yield np.zeros((1, 3))\n    raise KeyError('cat.jpg')", "cat.jpg"),
+        ("def samples(): raise ValueError('broken')", "broken"),
+        ("def samples():\n    import sys\n    sys.exit(0)\n    yield", "sys.exit"),
+        ("def samples(): yield np.zeros((1, 4))", "sample 0: input 'x': has shape (1, 4)"),
+        ("def sample(): pass", "did you mean 'sample'?"),
+    ],
+)
+@pytest.mark.parametrize("purpose", ["parity", "calibration"])
+def test_bad_samples_are_errors(tmp_path: Path, body: str, expected: str, purpose: str) -> None:
+    with pytest.raises(StageError) as caught:
+        stage(tmp_path / "out", user_file(tmp_path, body), purpose)
+    assert expected in str(caught.value)
+
+
+def test_calibration_without_samples_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="calibration needs real samples"):
+        stage(tmp_path / "out", None, "calibration")
+
+
+def test_what_is_no_npz_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "s.npz"
+    for content in (b"", b"not a zip", b"PK\x03\x04 cut off"):
+        path.write_bytes(content)
+        with pytest.raises(StageError, match=r"no \.npz of plain arrays"):
+            stage(tmp_path / "out", str(path))
+    np.savez(path, x=np.array([{}], dtype=object))
+    with pytest.raises(StageError, match=r"no \.npz of plain arrays"):
+        stage(tmp_path / "out", str(path))
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(StageError, match=r"no \.npz of plain arrays"):
+        stage(tmp_path / "out", str(path))
+    with pytest.raises(StageError, match=r"no \.npz of plain arrays"):
+        stage(tmp_path / "out", str(tmp_path / "missing.npz"))
+
+
+def test_an_empty_npz_is_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.zeros((0, 3), np.float32))
+    with pytest.raises(StageError, match="gives no sample"):
+        stage(tmp_path / "out", str(tmp_path / "s.npz"))
+
+
+def test_the_source_tells_its_inputs_where_none_are_declared(tmp_path: Path) -> None:
+    stage(tmp_path / "out", None, declared=Signature(inputs=()))
+    assert all(set(case.arrays) == {"x"} for case in read_cases(tmp_path / "out"))

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crosscast.pipeline.errors import StageError, ToolchainError
+from crosscast.pipeline.parity.samples import parity_cases, write_json
+from crosscast.pipeline.parity.vectors import Vector, write_vectors
+from crosscast.pipeline.parity.verdict import Verdict
+from crosscast.pipeline.signature import Arrays, Signature, Tensor
+from crosscast.pipeline.stages.verify import run
+from crosscast.targets.base import Precision
+
+SIGNATURE = Signature(
+    inputs=(
+        Tensor(name="a", shape=("batch", 4), dtype="float32"),
+        Tensor(name="b", shape=("batch", 4), dtype="float32"),
+    ),
+    outputs=(Tensor(name="y", shape=("batch", 4), dtype="float32"),),
+    dims={"batch": (1, 4)},
+)
+
+
+class Session:
+    def __init__(self, answer: Callable[[Arrays], Any], signature: Signature = SIGNATURE) -> None:
+        self.inputs, self.outputs = signature.inputs, signature.outputs
+        self.answer = answer
+
+    def run(self, inputs: Arrays) -> Any:
+        return self.answer(inputs)
+
+
+def truth(inputs: Arrays) -> Arrays:
+    return {"y": inputs["a"] - 2 * inputs["b"]}
+
+
+def verdict(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: Callable[[], Any] = lambda: Session(truth),
+    source: Callable[[Arrays], Arrays] = truth,
+    **options: Any,
+) -> Verdict:
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    cases = parity_cases([], signature=SIGNATURE)
+    write_vectors(reference, (Vector(case=c, outputs=source(c.arrays)) for c in cases))
+    write_json(reference / "signature.json", SIGNATURE.to_json())
+    target = ModuleType("fake_target")
+    target.open = lambda **_: opened()  # type: ignore[attr-defined]
+    held = Precision(delivered="fp32", weights={"float32": 8})
+    target.precision = lambda **_: held  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_target", target)
+    settings = {
+        "open": "fake_target:open",
+        "precision": "fake_target:precision",
+        "no_runtime": "",
+        "precision_asked": "fp32",
+        "layout": None,
+        "parity": {},
+        **options,
+    }
+    run(inputs={"model": tmp_path, "reference": reference}, options=settings, out=tmp_path / "out")
+    return Verdict.from_json(json.loads((tmp_path / "out/verdict.json").read_text()))
+
+
+def test_an_honest_artifact_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = verdict(tmp_path, monkeypatch)
+    assert found.status == "passed"
+    assert found.reason.startswith("synthetic inputs only: 3 synthetic, 4 adversarial")
+    assert found.audit.weights == {"float32": 8}
+
+
+def test_limits_of_the_user_land_in_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = Session(lambda inputs: {"y": truth(inputs)["y"] * np.float32(1.001)})
+    parity = {"min_snr_db": 50.0, "max_error": 0.01, "reason": "measured"}
+    found = verdict(tmp_path, monkeypatch, lambda: noisy, parity=parity)
+    assert found.status == "passed"
+    assert found.tolerance.override == "measured"
+
+
+def test_no_runtime_is_unverified_but_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verdict(tmp_path, monkeypatch, no_runtime="no Core ML runtime on this host")
+    assert (found.status, found.reason) == ("unverified", "no Core ML runtime on this host")
+
+
+def test_no_runtime_does_not_hide_a_wrong_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verdict(tmp_path, monkeypatch, no_runtime="none", precision_asked="fp16")
+    assert found.status == "failed"
+
+
+def test_a_target_that_opens_nothing_is_unverified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert verdict(tmp_path, monkeypatch, lambda: None).status == "unverified"
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("bad\nmodel"), StageError("custom op", fix="x"), KeyError("x")]
+)
+def test_an_artifact_that_does_not_load_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    found = verdict(tmp_path, monkeypatch, raising(error))
+    assert found.status == "failed"
+    assert found.reason.startswith("its runtime does not load the artifact: ")
+    assert "\n" not in found.reason
+
+
+@pytest.mark.parametrize("error", [ToolchainError("x"), ImportError("x"), MemoryError()])
+def test_what_is_not_the_artifacts_fault_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with pytest.raises(type(error)):
+        verdict(tmp_path, monkeypatch, raising(error))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [raising(RuntimeError("boom")), lambda _: None, lambda _: {}, lambda _: {"y": None}],
+)
+def test_an_artifact_that_does_not_run_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[..., Any]
+) -> None:
+    found = verdict(tmp_path, monkeypatch, lambda: Session(answer))
+    assert found.status == "failed"
+    assert "case 'synthetic 0 batch=1'" in found.reason
+
+
+def test_a_constant_reference_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def constant(inputs: Arrays) -> Arrays:
+        return {"y": np.ones_like(inputs["a"])}
+
+    found = verdict(tmp_path, monkeypatch, lambda: Session(constant), constant)
+    assert found.status == "unverified"
+    assert "hardly vary" in found.reason
+
+
+def changed(side: str, **change: Any) -> Signature:
+    tensors = getattr(SIGNATURE, side)
+    return replace(SIGNATURE, **{side: (replace(tensors[0], **change), *tensors[1:])})
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        (changed("inputs", name="c"), "declares the inputs ['c', 'b'], the source has ['a', 'b']"),
+        (replace(SIGNATURE, inputs=SIGNATURE.inputs[::-1]), "declares the inputs ['b', 'a']"),
+        (changed("inputs", dtype="int8"), "input 'a' is declared int8, the source has float32"),
+        (changed("inputs", shape=(1, 4)), "input 'a' is declared with shape (1, 4), expected (b"),
+        (changed("inputs", shape=("n", 5)), "input 'a' is declared with shape (n, 5)"),
+        (changed("inputs", shape=("n",)), "input 'a' is declared with shape (n)"),
+        (changed("outputs", name="z"), "declares the outputs ['z']"),
+        (changed("outputs", shape=(1, 4)), "output 'y' is declared with shape (1, 4)"),
+    ],
+)
+def test_what_the_artifact_declares_must_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: Signature, expected: str
+) -> None:
+    found = verdict(tmp_path, monkeypatch, lambda: Session(truth, declared))
+    assert found.status == "failed"
+    assert expected in found.reason
+
+
+def test_a_declared_shape_may_take_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = changed("inputs", shape=("n", "m"))
+    assert verdict(tmp_path, monkeypatch, lambda: Session(truth, wide)).status == "passed"

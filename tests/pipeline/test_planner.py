@@ -1,0 +1,241 @@
+"""Plans of configs: which steps there are, and who shares them. Nothing is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from crosscast.pipeline.config.load import load
+from crosscast.pipeline.errors import ConfigError
+from crosscast.pipeline.graph import File, Output, Plan
+from crosscast.pipeline.planner import plan, tool_versions
+from crosscast.pipeline.toolchain import CORE, Toolchain
+
+ROOT = Path(__file__).parents[2]
+SEVEN = (
+    "{onnx: {}, onnx-fp16: {}, onnx-int8: {}, tflite-fp32: {}, tflite-fp16: {}, tflite-int8: {}, "
+    "coreml-fp16: {}}"
+)
+CONFIG = """
+model: tiny
+version: 1.0.0
+source: {source}
+inputs:
+  image: {{shape: [batch, 3, 8, 8], dtype: float32}}
+samples: {{calibration: data.py:samples}}
+targets: {targets}
+"""
+
+Planned = Callable[..., Plan]
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Planned:
+    """The plan of a config with those targets."""
+    (tmp_path / "net.py").write_text("def build(): ...\n")
+    (tmp_path / "data.py").write_text("def samples(): ...\n")
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    (tmp_path / "net.onnx").write_bytes(b"onnx")
+
+    def one(targets: str, *only: str, source: str = "{torch: net.py:build}") -> Plan:
+        path = tmp_path / "config.yaml"
+        path.write_text(CONFIG.format(source=source, targets=targets))
+        return plan(load(path), only=only)
+
+    return one
+
+
+def stages(plan: Plan) -> dict[str, int]:
+    return dict(Counter(step.stage for step in plan.steps))
+
+
+def ids(plan: Plan, stage: str) -> list[str]:
+    return [step.id for step in plan.steps if step.stage == stage]
+
+
+def above(plan: Plan, step: str) -> set[str]:
+    found = {step}
+    for name in plan.step(step).upstream():
+        found |= above(plan, name)
+    return found
+
+
+def export_of(plan: Plan, target: str) -> str:
+    source = plan.step(f"package {target}").inputs["export"]
+    assert isinstance(source, Output)
+    return source.step
+
+
+def test_seven_targets_share_what_they_can(planned: Planned) -> None:
+    assert stages(planned(SEVEN)) == {
+        "export": 2,  # the program, and the ONNX that is made from it
+        "simplify": 1,
+        "convert": 4,  # onnx, onnx-fp16, tflite, coreml
+        "quantize": 3,
+        "samples": 2,
+        "reference": 1,
+        "verify": 7,
+        "package": 7,
+    }
+
+
+def test_the_example_has_the_plan_of_its_seven_targets(planned: Planned) -> None:
+    example = plan(load(ROOT / "configs/efficientnet-lite0.yaml"))
+    assert stages(example) == stages(planned(SEVEN))
+
+
+def test_ids_are_unique_and_inputs_come_first(planned: Planned) -> None:
+    seen: set[str] = set()
+    for step in planned(SEVEN).steps:
+        assert step.id not in seen
+        assert set(step.upstream()) <= seen
+        seen.add(step.id)
+
+
+def test_onnx_and_core_ml_are_made_from_one_exported_program(planned: Planned) -> None:
+    found = planned("{onnx: {}, coreml-fp16: {}}")
+    assert "export exported_program" in above(found, "package onnx")
+    assert "export exported_program" in above(found, "package coreml-fp16")
+    assert export_of(found, "coreml-fp16") == "export exported_program"
+    assert export_of(found, "onnx") == "export onnx opset 18"
+
+
+def test_tflite_targets_share_one_conversion(planned: Planned) -> None:
+    found = planned("{tflite-fp32: {}, tflite-fp16: {}, tflite-int8: {}}")
+    assert ids(found, "convert") == ["convert tflite-fp32"]
+
+
+def test_equal_opsets_share_one_export(planned: Planned) -> None:
+    found = planned("{onnx: {opset: 17}, onnx-fp16: {opset: 17}}")
+    assert ids(found, "export") == ["export exported_program", "export onnx opset 17"]
+    assert len(ids(found, "simplify")) == 1
+
+
+def test_different_opsets_get_an_export_each(planned: Planned) -> None:
+    found = planned("{onnx: {opset: 17}, onnx-fp16: {opset: 18}, tflite-fp32: {}}")
+    assert ids(found, "export") == [
+        "export exported_program",
+        "export onnx opset 17",
+        "export onnx opset 18",
+    ]
+    assert export_of(found, "onnx") == "export onnx opset 17"
+    assert export_of(found, "tflite-fp32") == "export onnx opset 18"
+
+
+def test_a_layout_of_its_own_gives_an_export_of_its_own(planned: Planned) -> None:
+    found = planned("{onnx: {}, onnx-fp16: {layout: nhwc}}")
+    assert export_of(found, "onnx") == "export onnx opset 18"
+    assert export_of(found, "onnx-fp16") == "export onnx opset 18 nhwc"
+    assert found.step("export onnx opset 18 nhwc").options["layout"] == "nhwc"
+    for step in ("verify onnx-fp16", "package onnx-fp16"):
+        assert found.step(step).options["layout"] == "nhwc"
+    assert found.step("verify onnx").options["layout"] is None
+    assert ids(found, "reference") == ["reference"]
+
+
+def test_from_starts_where_the_other_target_ends(planned: Planned) -> None:
+    found = planned("{onnx: {opset: 17}, onnx-int8: {from: onnx}}")
+    assert found.step("quantize onnx-int8").inputs["model"] == Output("convert onnx")
+    assert export_of(found, "onnx-int8") == "export onnx opset 17"
+
+
+def test_from_another_format_converts_that_targets_result(planned: Planned) -> None:
+    found = planned("{onnx: {}, tflite-int8: {from: onnx}}")
+    assert found.step("convert tflite-int8").inputs["model"] == Output("convert onnx")
+    assert found.step("quantize tflite-int8").inputs["model"] == Output("convert tflite-int8")
+
+
+def test_from_takes_over_the_layout(planned: Planned) -> None:
+    found = planned("{onnx: {layout: nhwc}, onnx-int8: {from: onnx}}")
+    assert export_of(found, "onnx-int8") == "export onnx opset 18 nhwc"
+    assert found.step("verify onnx-int8").options["layout"] == "nhwc"
+
+
+def test_from_with_another_layout_is_refused(planned: Planned) -> None:
+    with pytest.raises(ConfigError, match=r"targets\.onnx-int8\.layout: differs from that of 'onn"):
+        planned("{onnx: {}, onnx-int8: {from: onnx, layout: nhwc}}")
+
+
+def test_from_with_another_opset_is_refused(planned: Planned) -> None:
+    with pytest.raises(ConfigError, match=r"targets\.onnx-int8\.opset: differs from that of 'onnx"):
+        planned("{onnx: {opset: 18}, onnx-int8: {from: onnx, opset: 17}}")
+    planned("{onnx: {opset: 17}, onnx-int8: {from: onnx, opset: 17}}")
+
+
+def test_only_plans_what_the_named_targets_need(planned: Planned) -> None:
+    found = planned(SEVEN, "tflite-int8")
+    assert list(found.targets) == ["tflite-int8"]
+    assert {step.id for step in found.steps} == above(found, "package tflite-int8")
+    assert "convert onnx" not in {step.id for step in found.steps}
+
+
+def test_only_plans_what_a_target_starts_from(planned: Planned) -> None:
+    found = planned("{onnx: {}, onnx-int8: {from: onnx}}", "onnx-int8")
+    assert list(found.targets) == ["onnx-int8"]
+    assert ids(found, "convert") == ["convert onnx"]
+    assert ids(found, "package") == ["package onnx-int8"]
+
+
+def test_only_an_unknown_target_is_refused_with_those_there_are(planned: Planned) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned("{onnx: {}, tflite-fp32: {}}", "onxx")
+    assert "config.yaml: no target 'onxx'" in caught.value.message
+    assert caught.value.fix == "its targets are onnx, tflite-fp32"
+
+
+def test_a_target_that_the_source_cannot_give_is_refused(planned: Planned) -> None:
+    with pytest.raises(ConfigError, match=r"coreml-fp16: cannot be made from a onnx source"):
+        planned("{onnx: {}, coreml-fp16: {}}", source="{onnx: net.onnx}")
+
+
+def test_an_onnx_file_is_exported_in_its_own_opset(planned: Planned) -> None:
+    found = planned("{tflite-fp32: {}}", source="{onnx: net.onnx}")
+    assert ids(found, "export") == ["export onnx"]
+    assert found.step("export onnx").options["opset"] is None
+
+
+def test_source_files_are_inputs_of_what_reads_them(planned: Planned) -> None:
+    found = planned(
+        "{onnx: {}, onnx-int8: {}}", source="{torch: net.py:build, weights: weights.pt}"
+    )
+    for step in ("export exported_program", "reference", "package onnx"):
+        inputs = found.step(step).inputs
+        files = {key: source.path.name for key, source in inputs.items() if isinstance(source, File)}
+        assert files == {"source.factory": "net.py", "source.weights": "weights.pt"}
+    calibration = found.step("samples calibration").inputs
+    assert {key: Path(str(source.path)).name for key, source in calibration.items()} == {  # type: ignore[union-attr]
+        "samples": "data.py"
+    }
+
+
+def test_packages_state_the_tools_of_their_own_chain(planned: Planned) -> None:
+    found = planned(SEVEN)
+    torch = metadata.version("torch")
+    tools = {name: found.step(f"package {name}").options["tools"] for name in found.targets}
+    assert {entry["torch"] for entry in tools.values()} == {torch}
+    assert "onnx2tf" in tools["tflite-int8"]
+    assert "ai-edge-quantizer" in tools["tflite-int8"]
+    assert "ai-edge-quantizer" not in tools["tflite-fp32"]
+    assert not {"onnx2tf", "coremltools"} & tools["onnx"].keys()
+    assert "coremltools" in tools["coreml-fp16"]
+
+
+def test_tool_versions_pass_over_what_is_not_installed(tmp_path: Path) -> None:
+    lock = tmp_path / "tool.lock"
+    lock.write_text("tool==1.2 --hash=sha256:00\n")
+    chain = Toolchain(name="x", distributions=("not-there-at-all",), overlay=lock)
+    assert tool_versions([chain, CORE]) == {"numpy": metadata.version("numpy"), "tool": "1.2"}
+
+
+def test_allow_unverified_is_known_to_the_gate(planned: Planned) -> None:
+    found = planned("{onnx: {}, coreml-fp16: {allow_unverified: tested by hand}}")
+    assert found.targets["coreml-fp16"].allow_unverified == "tested by hand"
+    assert found.targets["onnx"].allow_unverified == ""
+
+
+def test_a_plan_is_the_same_every_time(planned: Planned) -> None:
+    assert planned(SEVEN) == planned(SEVEN)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from onnx import helper
+
+from crosscast.targets import tflite_fp16, tflite_fp32, tflite_int8
+from crosscast.targets.families import tflite, tflite_usage
+
+MANIFEST = {
+    "model": "net",
+    "version": "1.2.0",
+    "target": "tflite-fp32",
+    "files": [{"path": "model.tflite"}],
+    "inputs": [
+        {"name": "scale", "shape": [], "dtype": "float32", "layout": None},
+        {"name": "image", "shape": ["batch", 3, 4, 5], "dtype": "float32", "layout": "nchw"},
+    ],
+    "outputs": [{"name": "ids", "shape": ["batch", 7], "dtype": "int64", "layout": None}],
+}
+
+
+def test_the_three_targets_convert_in_one_step() -> None:
+    assert tflite_fp32.convert is tflite_fp16.convert is tflite_int8.convert
+    assert tflite_fp32.toolchain == tflite_fp16.toolchain == tflite_int8.toolchain
+    assert tflite_fp32.toolchain.overlay
+    assert tflite_fp32.toolchain.overlay.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "log", "said"),
+    [
+        (
+            NotImplementedError("validation failed: op=Elu node=/e/Elu reason_code=x message=y"),
+            "",
+            "operator Elu (layer /e/Elu) has no TFLite equivalent",
+        ),
+        (
+            SystemExit(1),
+            "100%|####| 3/3 [00:00<00:00, 5.1it/s]\n\x1b[31mERROR:\x1b[0m node '/a/Elu' is not\n",
+            "onnx2tf could not convert the model at operator Elu (layer /a/Elu): "
+            "ERROR: node '/a/Elu' is not",
+        ),
+        (KeyError("q"), "", "onnx2tf could not convert the model: KeyError: 'q'"),
+    ],
+)
+def test_what_onnx2tf_failed_at_is_named(error: BaseException, log: str, said: str) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="/a"),
+        helper.make_node("Elu", ["r"], ["y"], name="/a/Elu"),
+    ]
+    model = SimpleNamespace(graph=SimpleNamespace(node=nodes))
+    assert tflite._explained(error, log, model).message.startswith(said)
+
+
+def test_the_usage_note_matches_the_manifest() -> None:
+    note = tflite_usage.usage(manifest=MANIFEST)
+    assert note.count("```python") == 1
+    compile(note.split("```python\n")[1].split("```")[0], "USAGE.md", "exec")
+    assert "interpreter.resizeInput(1, intArrayOf(1, 3, 4, 5))\n" in note
+    assert "interpreter.resizeInput(1, new int[] {1, 3, 4, 5});\n" in note
+    assert (
+        '    "image" to ByteBuffer.allocateDirect(240).order(ByteOrder.nativeOrder()), '
+        "// float32 [1, 3, 4, 5], nchw\n"
+    ) in note
+    assert (
+        'outputs.put("ids", ByteBuffer.allocateDirect(56).order(ByteOrder.nativeOrder())); '
+        "// int64 [1, 7]\n"
+    ) in note
+    assert '"scale" to ByteBuffer.allocateDirect(4)' in note
