@@ -83,6 +83,7 @@ class _Builder:
         if settings.from_:
             export, base = self.model(settings.from_)
             if target.quantizer and TARGETS[settings.from_].format == target.format:
+                self._refuse_unused(name, settings)
                 return export, self._quantized(name, target, settings, base)
         else:
             export, base = self._base(target, settings, name)
@@ -95,6 +96,14 @@ class _Builder:
             functions=(reference_to(target.convert),),
         )
         return export, self._quantized(name, target, settings, converted)
+
+    def _refuse_unused(self, name: str, settings: TargetConfig) -> None:
+        """Raise ConfigError for an option of a conversion that `from` takes the place of."""
+        own = settings.options()
+        theirs = self.config.targets[str(settings.from_)].options()
+        for key in own:
+            if key in settings.model_fields_set and own[key] != theirs.get(key):
+                raise self._differs(name, key)
 
     def _quantized(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
         if target.quantizer is None:
@@ -140,12 +149,16 @@ class _Builder:
         if settings.from_ and settings.layout is None:
             return self._layout(settings.from_)
         if settings.from_ and settings.layout != self._layout(settings.from_):
-            raise ConfigError(
-                f"{self.config.path}: targets.{name}.layout: "
-                f"differs from that of '{settings.from_}', which it starts from",
-                fix=f"remove `from: {settings.from_}`, or set the same layout in both",
-            )
+            raise self._differs(name, "layout")
         return settings.layout
+
+    def _differs(self, name: str, key: str) -> ConfigError:
+        start = self.config.targets[name].from_
+        return ConfigError(
+            f"{self.config.path}: targets.{name}.{key}: "
+            f"differs from that of '{start}', which it starts from",
+            fix=f"remove `from: {start}`, or set the same {key} in both",
+        )
 
     def _default_opset(self) -> int | None:
         return DEFAULT_OPSET if "exported_program" in self.source.kinds else None
