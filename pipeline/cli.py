@@ -4,6 +4,7 @@ that `--help` costs nothing.
 
 from __future__ import annotations
 
+import errno
 import sys
 import tempfile
 import traceback
@@ -18,6 +19,7 @@ from crosscast.pipeline.errors import (
     EXIT_INTERRUPTED,
     ConfigError,
     CrosscastError,
+    StageError,
 )
 
 if TYPE_CHECKING:
@@ -215,22 +217,40 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; gives its exit code."""
+    if not arguments:
+        run(["--help"])
+        return ConfigError.exit_code
     try:
         code: Any = app(args=arguments, standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except CrosscastError as error:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
     except typer.Exit as error:
         return error.exit_code
     except TyperException as error:
-        typer.echo(f"error: {error}\n  fix: see `crosscast --help`", err=True)
+        text = getattr(error, "format_message", error.__str__)()  # it names the option
+        typer.echo(f"error: {text}\n  fix: see `crosscast --help`", err=True)
         return ConfigError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
+    except OSError as error:
+        return _disk_full(error) if error.errno == errno.ENOSPC else _bug(error)
     except Exception as error:  # noqa: BLE001 - the one handler at the top
         return _bug(error)
     return code if isinstance(code, int) else 0
+
+
+def _disk_full(error: OSError) -> int:
+    place = error.filename or "that the output goes to"
+    typer.echo(
+        f"error: no space left on the disk of {place}\n"
+        "  fix: free some and build again; what was finished is kept",
+        err=True,
+    )
+    return StageError.exit_code
 
 
 def _bug(error: Exception) -> int:

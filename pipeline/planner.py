@@ -110,7 +110,7 @@ class _Builder:
             return model
         inputs: dict[str, Input] = {"model": Output(model)}
         if target.calibrated:
-            inputs["samples"] = Output(self._samples("calibration"))
+            inputs["samples"] = Output(self._samples("calibration", layout=self._layout(name)))
         function = reference_to(target.quantize)
         return self._add(
             f"quantize {name}",
@@ -186,14 +186,14 @@ class _Builder:
             functions=self.source_code,
         )
 
-    def _samples(self, purpose: str) -> str:
+    def _samples(self, purpose: str, *, layout: str | None = None) -> str:
         spec = getattr(self.config.samples, purpose)
         asks_file = not self.config.source.needs_inputs
         inputs = self._source_files() if asks_file else {}
         if spec:
             inputs["samples"] = File(Path(spec.rpartition(":")[0] or spec))
         return self._add(
-            f"samples {purpose}",
+            " ".join(["samples", purpose, *([layout] if layout else [])]),
             "samples",
             toolchain=self.source.toolchain if asks_file else CORE,
             options={
@@ -201,6 +201,7 @@ class _Builder:
                 "signature": self.signature,
                 "samples": spec,
                 "purpose": purpose,
+                "layout": layout,
             },
             inputs=inputs,
             functions=self.source_code,

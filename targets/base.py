@@ -20,7 +20,8 @@ Delivered = Literal["fp32", "fp16", "int8"]
 
 class Options(BaseModel):
     """Options of a conversion or quantization, each declared once: the YAML key, its type, its
-    default and its documentation. Frozen, and closed to unknown keys."""
+    default and its documentation. Frozen, and closed to unknown keys.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +56,23 @@ class Precision:
         return asdict(self)
 
 
+class Quantize(Protocol):
+    """A quantization: one function."""
+
+    __module__: str
+    __qualname__: str
+
+    def __call__(
+        self, *, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path
+    ) -> None:
+        """Write the quantized file under `out` from a tree that `convert` wrote.
+
+        samples: tree of calibration samples, in the model's layout; None where the target asks
+        for none.
+        """
+        ...
+
+
 class Target(Protocol):
     """A format + precision + runtime that a model ships to: one module that has these members.
 
@@ -63,7 +81,6 @@ class Target(Protocol):
     precision_asked: what the audit must find delivered.
     accepts: kinds that `convert` can start from, best first.
     toolchain, quantizer, runtime: where `convert`, `quantize`, and `open` and `precision` run.
-    quantize: None where `convert` ends the chain.
     calibrated: whether `quantize` reads calibration samples.
     no_runtime: why `open` gives None on this host; empty where it does not.
     """
@@ -88,10 +105,9 @@ class Target(Protocol):
         """
         ...
 
-    def quantize(
-        self, *, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path
-    ) -> None:
-        """Write the quantized file under `out` from a tree that `convert` wrote."""
+    @property
+    def quantize(self) -> Quantize | None:
+        """Writes the quantized file; None where `convert` ends the chain."""
         ...
 
     def open(self, *, artifact: Path) -> Session | None:

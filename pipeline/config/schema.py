@@ -21,7 +21,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -230,6 +229,23 @@ def _ordered_sizes(sizes: tuple[int, int]) -> tuple[int, int]:
     return sizes
 
 
+FLOAT_LIMITS = {
+    "float16": 65504.0,
+    "float32": (2 - 2**-23) * 2.0**127,
+    "float64": sys.float_info.max,
+}
+
+
+def _limits(dtype: str) -> tuple[float, float]:
+    """The least and greatest value of a numeric dtype, without the time that numpy takes."""
+    if dtype in FLOAT_LIMITS:
+        return -FLOAT_LIMITS[dtype], FLOAT_LIMITS[dtype]
+    bits = int(dtype.strip("uint"))
+    if dtype.startswith("u"):
+        return 0, 2**bits - 1
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
 Size = Annotated[int, Field(ge=1)]
 DimensionName = Annotated[str, Field(pattern=NAME)]
 Dimension = Annotated[Size | DimensionName, AfterValidator(_dimension)]
@@ -269,9 +285,9 @@ class Input(Model):
             raise problem("a bool input has no range")
         if value[0] >= value[1]:
             raise problem("expected [low, high] with low below high, got {got}")
-        limits = np.finfo(dtype) if dtype.startswith("float") else np.iinfo(dtype)
-        if value[0] < float(limits.min) or value[1] > float(limits.max):
-            raise problem(f"not within [{limits.min}, {limits.max}] of {dtype}: {{got}}")
+        least, greatest = _limits(dtype)
+        if value[0] < least or value[1] > greatest:
+            raise problem(f"not within [{least}, {greatest}] of {dtype}: {{got}}")
         return value
 
     @field_validator("layout")

@@ -57,9 +57,9 @@ TOLERANCES: Mapping[str, Tolerance] = {
         reason=(
             "20 to 37 dB is typical on real inputs. The limit lies midway between the worst honest"
             " sample measured (EfficientNet-Lite0 on a dark photo, 19.8 dB) and the least wrong"
-            " graph's worst (the same photos shifted by one pixel, 13.1 dB). Cases that are not real lie outside the calibrated"
-            " ranges, where saturation is by design: of those only shape, dtype and finiteness"
-            " are gated, unless there are no real ones"
+            " graph's worst (the same photos shifted by one pixel, 13.1 dB). Cases that are not"
+            " real lie outside the calibrated ranges, where saturation is by design: of those only"
+            " shape, dtype and finiteness are gated, unless there are no real ones"
         ),
     ),
 }

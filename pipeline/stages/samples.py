@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from crosscast.pipeline.parity.samples import (
     parity_cases,
     write_cases,
 )
-from crosscast.pipeline.signature import Signature
+from crosscast.pipeline.signature import Layout, Signature, permute
 from crosscast.pipeline.sources import open_source
 from crosscast.pipeline.stages import StageResult
 from crosscast.pipeline.worker.usercode import call, load_function, own_files
@@ -30,7 +31,8 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     """Write the cases for `options["purpose"]`.
 
     parity: the real samples, batches stacked of them, synthetic inputs where there are no samples
-    or where other dimensions are dynamic, adversarial inputs. calibration: real samples only.
+    or where other dimensions are dynamic, adversarial inputs. calibration: real samples only,
+    in the layout of the model that they calibrate (`options["layout"]`, None: the source's).
     Raises StageError where a sample does not fit the model's inputs, and where there are none.
     """
     signature = _signature(options)
@@ -39,7 +41,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     if options["purpose"] == "calibration":
         if not spec:
             raise StageError("calibration needs real samples", fix="set samples.calibration")
-        counts = write_cases(real, out=out)
+        counts = write_cases(_laid_out(real, signature, options["layout"]), out=out)
     else:
         counts = write_cases(parity_cases(real, signature=signature), out=out)
     assumed = assumed_ranges(signature)
@@ -47,6 +49,12 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         dependencies=own_files(),
         notes={"cases": counts, "assumed": assumed if set(counts) - {"real"} else []},
     )
+
+
+def _laid_out(cases: Iterable[Case], signature: Signature, layout: Layout | None) -> Iterator[Case]:
+    for case in cases:
+        arrays = permute(case.arrays, tensors=signature.inputs, layout=layout)
+        yield replace(case, arrays=arrays)
 
 
 def _signature(options: Mapping[str, Any]) -> Signature:

@@ -121,15 +121,16 @@ class _Trial:
         except Exception as error:  # noqa: BLE001 - the artifact must take every case
             problems.append(f"case '{case.name}': its runtime fails: {_said(error)}")
             return
-        if list(found) != list(wanted) and set(found) == set(wanted):
-            problems.append(f"case '{case.name}': outputs come in the order {list(found)}")
-        problems.extend(
-            f"case '{case.name}': output '{name}' is none of the source's"
-            for name in found
-            if name not in wanted
-        )
+        problems.extend(text for text in self._named(list(found)) if text not in problems)
         for tensor in self.signature.outputs:
             yield self._row(case, tensor.name, wanted, found)
+
+    def _named(self, found: list[str]) -> list[str]:
+        """What is wrong with the names of outputs and their order."""
+        wanted = [tensor.name for tensor in self.signature.outputs]
+        if found != wanted and set(found) == set(wanted):
+            return [f"outputs come in the order {found}, not {wanted}"]
+        return [f"output '{name}' is none of the source's" for name in found if name not in wanted]
 
     def _inputs(self, case: Case) -> Arrays:
         # copies, since a runtime may write into what it is given

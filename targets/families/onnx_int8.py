@@ -6,7 +6,7 @@ import difflib
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
-from crosscast.pipeline.signature import Arrays, Signature, axes
+from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import Options
 from crosscast.targets.families.onnx import (
     MODEL,
@@ -26,13 +26,19 @@ from crosscast.targets.families.onnx import (
     opset,
     save,
 )
+from crosscast.targets.families.rounding import keep_sums
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 PER_CHANNEL_OPSET = 13
+OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+"""The axis of output channels in an operator's weights."""
+
+KERNELS = ("Conv", "ConvTranspose")
+"""Those whose weights end with the axes of a kernel."""
+
 QDQ_OPSET = 10
-SIGNATURE = "signature.json"
 
 
 class StaticOptions(Options):
@@ -63,12 +69,11 @@ class StaticOptions(Options):
 
 
 class SampleReader:
-    """The calibration samples of a tree, read one at a time, in the layout of the model."""
+    """The calibration samples of a tree, read one at a time."""
 
-    def __init__(self, *, samples: Path, model: Path, names: set[str]) -> None:
+    def __init__(self, *, samples: Path, names: set[str]) -> None:
         cases = json.loads((samples / "cases.json").read_text(encoding="utf-8"))
         self._files = iter([samples / case["file"] for case in cases])
-        self._orders = _orders(samples, model)
         self._names = names
 
     def get_next(self) -> Arrays | None:
@@ -78,11 +83,7 @@ class SampleReader:
         path = next(self._files, None)
         if path is None:
             return None
-        return {
-            name: value.transpose(self._orders[name]) if name in self._orders else value
-            for name, value in load_file(path).items()
-            if name in self._names
-        }
+        return {name: value for name, value in load_file(path).items() if name in self._names}
 
 
 def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path) -> None:
@@ -96,9 +97,9 @@ def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, o
     source = load(model)
     _check_opset(source, chosen)
     signature = interface(source)
-    _prepare(source)
+    _prepare(source, chosen)
     names = {tensor.name for tensor in signature[0]}
-    reader = SampleReader(samples=samples, model=model, names=names)
+    reader = SampleReader(samples=samples, names=names)
     result = _quantized(source, reader, chosen)
     if interface(result) != signature:
         raise StageError("onnx-int8: quantization changed the model's inputs or outputs")
@@ -118,12 +119,39 @@ def _check_opset(model: ModelProto, chosen: StaticOptions) -> None:
         )
 
 
-def _prepare(model: ModelProto) -> None:
+def _prepare(model: ModelProto, chosen: StaticOptions) -> None:
     """Bring the model into the form that the quantizer takes as it is meant."""
     # Exported shapes of intermediate tensors contradict those that the quantizer infers itself.
     del model.graph.value_info[:]
     _name_nodes(model)
     _split_weights(model)
+    if chosen.per_channel and not chosen.reduce_range:
+        _keep_sums(model, excluded=_excluded(model, chosen.exclude))
+
+
+def _keep_sums(model: ModelProto, *, excluded: Collection[str]) -> None:
+    """Round convolutions and matrix products so that the sums of their filters are kept."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in OUTPUT_AXIS or node.name in excluded:
+            continue
+        tensor = weights.pop(node.input[1], None)
+        if tensor is None:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and (values.ndim == 2 or node.op_type in KERNELS):
+            kernel = int(np.prod(values.shape[2:]))
+            rounded = keep_sums(values, axis=_output_axis(node), kernel=kernel)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+
+
+def _output_axis(node: NodeProto) -> int:
+    if any(entry.name == "transB" and entry.i for entry in node.attribute):
+        return 0
+    return OUTPUT_AXIS[node.op_type]
 
 
 def _name_nodes(model: ModelProto) -> None:
@@ -230,23 +258,6 @@ def _excluded(model: ModelProto, exclude: tuple[str, ...]) -> list[str]:
                 fix=f"its operators are {', '.join(sorted({node.op_type for node in nodes}))}",
             )
     return [node.name for node in nodes if node.name in exclude or node.op_type in exclude]
-
-
-def _orders(samples: Path, model: Path) -> dict[str, tuple[int, ...]]:
-    """How samples are to be transposed, where both trees tell their layouts."""
-    if not ((samples / SIGNATURE).exists() and (model / SIGNATURE).exists()):
-        return {}
-    given, wanted = (
-        {tensor.name: tensor for tensor in _signature(tree).inputs} for tree in (samples, model)
-    )
-    orders = {
-        name: axes(given[name].layout, wanted[name].layout) for name in given if name in wanted
-    }
-    return {name: order for name, order in orders.items() if order}
-
-
-def _signature(tree: Path) -> Signature:
-    return Signature.from_json(json.loads((tree / SIGNATURE).read_text(encoding="utf-8")))
 
 
 @contextmanager

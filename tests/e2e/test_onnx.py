@@ -205,7 +205,7 @@ def test_the_quantizer_alone_corrupts_shared_weights(tmp_path: Path) -> None:
     ort.quantize_static(
         model,
         out / "model.onnx",
-        SampleReader(samples=net.samples(), model=out, names={"x"}),
+        SampleReader(samples=net.samples(), names={"x"}),
         per_channel=True,
         activation_type=ort.QuantType.QUInt8,
     )

@@ -23,7 +23,7 @@ SIGNATURE = Signature(
 @pytest.fixture(autouse=True)
 def fake_source(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("fake_source")
-    module.signature = lambda **_: SIGNATURE  # type: ignore[attr-defined]
+    module.signature = lambda declared, **_: declared if declared.inputs else SIGNATURE  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_source", module)
     monkeypatch.setitem(sources.SOURCES, "fake", "fake_source")  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -37,12 +37,14 @@ def stage(
     *,
     npz: Path | None = None,
     declared: Signature = SIGNATURE,
+    layout: str | None = None,
 ) -> StageResult:
     options: dict[str, Any] = {
         "source": {"kind": "fake"},
         "signature": declared.to_json(),
         "samples": samples,
         "purpose": purpose,
+        "layout": layout,
     }
     inputs = {} if npz is None else {"samples": npz}
     return run(inputs=inputs, options=options, out=out)
@@ -151,3 +153,18 @@ def test_an_empty_npz_is_an_error(tmp_path: Path) -> None:
 def test_the_source_tells_its_inputs_where_none_are_declared(tmp_path: Path) -> None:
     stage(tmp_path / "out", None, declared=Signature(inputs=()))
     assert all(set(case.arrays) == {"x"} for case in read_cases(tmp_path / "out"))
+
+
+def test_calibration_samples_come_in_the_layout_of_the_model(tmp_path: Path) -> None:
+    image = Tensor(name="image", shape=(1, 3, 4, 5), dtype="float32", layout="nchw")
+    body = "def samples():\n    yield np.arange(60, dtype='f4').reshape(1, 3, 4, 5)"
+    stage(
+        tmp_path / "out",
+        user_file(tmp_path, body),
+        "calibration",
+        declared=Signature(inputs=(image,)),
+        layout="nhwc",
+    )
+    (case,) = read_cases(tmp_path / "out")
+    assert case.arrays["image"].shape == (1, 4, 5, 3)
+    assert case.arrays["image"][0, 0, 0].tolist() == [0, 20, 40]
