@@ -51,12 +51,12 @@ TOLERANCES: Mapping[str, Tolerance] = {
         ),
     ),
     "int8": Tolerance(
-        min_snr_db=16.0,
+        min_snr_db=17.0,
         max_error=0.2,
         max_mismatch=5e-2,
         reason=(
             "20 to 37 dB is typical on real inputs. The limit lies midway between the worst honest"
-            " sample measured (EfficientNet-Lite0 on a dark photo, 19.8 dB) and the least wrong"
+            " sample measured (EfficientNet-Lite0 on a dark photo, 20.8 dB) and the least wrong"
             " graph's worst (the same photos shifted by one pixel, 13.1 dB). Cases that are not"
             " real lie outside the calibrated ranges, where saturation is by design: of those only"
             " shape, dtype and finiteness are gated, unless there are no real ones"

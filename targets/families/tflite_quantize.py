@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -13,7 +13,11 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import Options
 from crosscast.targets.families import tflite_file as files
+from crosscast.targets.families.rounding import keep_sums
 from crosscast.targets.families.tflite import FILE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Operator = Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "CONV_2D_TRANSPOSE"]
 
@@ -121,7 +125,7 @@ def _quantized(path: Path, operators: tuple[str, ...], samples: Path) -> bytes:
     """The quantized file's bytes."""
     from ai_edge_quantizer import quantizer
 
-    job = quantizer.Quantizer(path.read_bytes())
+    job = quantizer.Quantizer(_with_sums_kept(path.read_bytes(), operators))
     for name in operators:
         job.add_static_config(
             regex=".*",
@@ -137,6 +141,41 @@ def _quantized(path: Path, operators: tuple[str, ...], samples: Path) -> bytes:
         ranges = {name: _joined(ranges.get(name, found[name]), found[name]) for name in found}
     result = job.quantize(ranges, enable_progress_report=False)
     return bytes(result.quantized_model)
+
+
+def _with_sums_kept(content: bytes, operators: tuple[str, ...]) -> bytes:
+    """The file with the weights of those operators rounded so that filters keep their sums."""
+    import numpy as np
+
+    copy = bytearray(content)
+    made = files.parse(copy)
+    names = {SCHEMA_NAMES.get(name, name) for name in operators}
+    rounded: set[int] = set()
+    for graph in made.subgraphs:
+        for operator in graph.operators:
+            name = files.operator_name(made, operator)
+            tensor = graph.tensors[operator.inputs[1]] if name in names else None
+            if tensor is None or tensor.buffer in rounded:
+                continue
+            data = files.data_of(made, tensor)
+            if data is not None and files.numpy_name(tensor.type) == "float32":
+                weights = data.view(np.float32).reshape(files.signature_of(tensor))
+                weights[...] = _rounded(name, weights)
+                rounded.add(tensor.buffer)
+    return bytes(copy)
+
+
+def _rounded(name: str, weights: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    if weights.ndim == 2:
+        return keep_sums(weights, axis=0, kernel=1)
+    kernel = int(np.prod(weights.shape[1:-1]))
+    if name == "DEPTHWISE_CONV_2D":
+        return keep_sums(weights, axis=weights.ndim - 1, kernel=kernel)
+    # [out, height, width, in], and kernels are groups of the last axes
+    kept = keep_sums(np.moveaxis(weights, -1, 1), axis=0, kernel=kernel)
+    return np.moveaxis(kept, 1, -1)
 
 
 def _keep_dynamic(made: Any, whole: Any) -> None:
