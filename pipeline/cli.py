@@ -244,9 +244,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _disk_full(error: OSError) -> int:
-    place = error.filename or "that the output goes to"
+    place = f"of {error.filename}" if error.filename else "that the output goes to"
     typer.echo(
-        f"error: no space left on the disk of {place}\n"
+        f"error: no space left on the disk {place}\n"
         "  fix: free some and build again; what was finished is kept",
         err=True,
     )
@@ -254,16 +254,24 @@ def _disk_full(error: OSError) -> int:
 
 
 def _bug(error: Exception) -> int:
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="crosscast-", suffix=".log", delete=False, encoding="utf-8"
-    ) as log:
-        traceback.print_exc(file=log)
     typer.echo(
         f"error: this is a bug in crosscast: {type(error).__name__}: {error}\n"
-        f"  fix: please report it with {log.name}",
+        f"  fix: please report it with {_traceback_log()}",
         err=True,
     )
     return EXIT_BUG
+
+
+def _traceback_log() -> str:
+    """The path of a file with the traceback of what is being handled."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="crosscast-", suffix=".log", delete=False, encoding="utf-8"
+        ) as log:
+            traceback.print_exc(file=log)
+        return log.name
+    except OSError:  # nowhere to write it
+        return f"this:\n{traceback.format_exc()}"
 
 
 def _settings(

@@ -85,17 +85,30 @@ class Target(Protocol):
     no_runtime: why `open` gives None on this host; empty where it does not.
     """
 
-    Options: type[BaseModel]
-    QuantizeOptions: type[BaseModel] | None
     summary: str
     format: Kind
     precision_asked: Delivered
     accepts: tuple[Kind, ...]
     toolchain: Toolchain
-    quantizer: Toolchain | None
     runtime: Toolchain
     calibrated: bool
     no_runtime: str
+
+    # Properties, since a module may narrow what it is never told to set.
+    @property
+    def Options(self) -> type[BaseModel]:
+        """The target's own YAML keys."""
+        ...
+
+    @property
+    def QuantizeOptions(self) -> type[BaseModel] | None:
+        """The keys under `quantize`; None where there are none."""
+        ...
+
+    @property
+    def quantizer(self) -> Toolchain | None:
+        """Where `quantize` runs; None where `convert` ends the chain."""
+        ...
 
     def convert(self, *, model: Path, options: Mapping[str, Any], out: Path) -> None:
         """Write this format's file under `out` from the tree `model`, of a kind in `accepts`.

@@ -17,7 +17,7 @@ def read(path: Path) -> Any:
     return parse(path.read_bytes())
 
 
-def parse(content: bytes) -> Any:
+def parse(content: bytes | bytearray) -> Any:
     """A file's bytes as a tree of Python objects, its weights as views of them."""
     import numpy as np
     from ai_edge_litert import schema_py_generated as schema

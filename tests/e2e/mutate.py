@@ -130,9 +130,10 @@ class OnnxFile:
         return found
 
     def scale_input(self, factor: Array, offset: Array) -> None:
-        shape = (1, -1, 1, 1)
-        self._feed("Mul", self._add("factor", factor.reshape(shape)))
-        self._feed("Add", self._add("offset", offset.reshape(shape)))
+        # the last one fed is the first one run
+        for operator, values in (("Add", offset), ("Mul", factor)):
+            shaped = values.astype(np.float32).reshape(1, -1, 1, 1)
+            self._feed(operator, self._add(operator, shaped))
 
     def shift_input(self) -> None:
         self._feed("Slice", *(self._add(*edge) for edge in (
@@ -255,6 +256,7 @@ class TfliteFile:
         return found
 
     def scale_input(self, factor: Array, offset: Array) -> None:
+        # the last one fed is the first one run
         for operator, values in (("ADD", offset), ("MUL", factor)):
             added = self._add(operator, values.astype(np.float32).reshape(1, -1, 1, 1))
             self._options(self._feed(operator, [added]), operator.title())
