@@ -86,12 +86,12 @@ class _Builder:
                 self._refuse_unused(name, settings)
                 return export, self._quantized(name, target, settings, base)
         else:
-            export, base = self._base(target, settings, name)
+            export, base = self._base(name, target)
         converted = self._add(
             f"convert {name}",
             "convert",
             toolchain=target.toolchain,
-            options={"function": reference_to(target.convert), "options": settings.options()},
+            options={"function": reference_to(target.convert), "options": self._options(name)},
             inputs={"model": Output(base)},
             functions=(reference_to(target.convert),),
         )
@@ -121,7 +121,7 @@ class _Builder:
             functions=(function,),
         )
 
-    def _base(self, target: Target, settings: TargetConfig, name: str) -> tuple[str, str]:
+    def _base(self, name: str, target: Target) -> tuple[str, str]:
         """The export and the step whose tree the target's conversion starts from."""
         kind = next((kind for kind in target.accepts if kind in self.source.kinds), None)
         if kind is None:
@@ -131,7 +131,7 @@ class _Builder:
                 fix=f"it starts from {' or '.join(target.accepts)}; remove the target",
             )
         if kind == "onnx":
-            opset = settings.options().get("opset") or self._default_opset()
+            opset = self._options(name).get("opset", self._default_opset())
             export = self._export(kind, opset=opset, layout=self._layout(name))
             simplified = self._add(
                 f"simplify {export.removeprefix('export ')}",
@@ -142,6 +142,13 @@ class _Builder:
             return export, simplified
         export = self._export(kind, opset=None, layout=self._layout(name))
         return export, export
+
+    def _options(self, name: str) -> dict[str, Any]:
+        """The target's own options, with the opset that it gets where it names none."""
+        options = self.config.targets[name].options()
+        if "opset" in options and options["opset"] is None:
+            options["opset"] = self._default_opset()
+        return options
 
     def _layout(self, name: str) -> str | None:
         """The layout a target asks for, or that of the target it starts from."""

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -45,11 +45,10 @@ LOCAL_METADATA = ("pkg.torch.onnx.stack_trace",)
 class OnnxOptions(Options):
     """Options of the conversion to ONNX."""
 
-    opset: int = Field(
-        default=18,
-        ge=7,
-        le=23,
-        description="Opset of the ONNX file; exactly this one is delivered, or it is an error.",
+    opset: Annotated[int, Field(ge=7, le=23)] | None = Field(
+        default=None,
+        description="Opset of the ONNX file; exactly this one is delivered, or it is an error. "
+        "Default: an ONNX source's own, otherwise 18.",
     )
 
 
@@ -140,12 +139,15 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
     carry(model, out)
 
 
-def prepared(tree: Path, wanted: int) -> ModelProto:
-    """The model of `tree` at opset `wanted`, without traces of the machine that exported it."""
+def prepared(tree: Path, wanted: int | None) -> ModelProto:
+    """The model of `tree` at opset `wanted`, None for its own.
+
+    What tells of the machine that exported it is removed.
+    """
     import onnx
 
     source = load(tree)
-    if opset(source) != wanted:
+    if wanted is not None and opset(source) != wanted:
         source = _at_opset(source, wanted, exported=EXPORTER in read_notes(tree))
     lowest = onnx.helper.find_min_ir_version_for(list(source.opset_import), ignore_unknown=True)
     source.ir_version = max(source.ir_version, lowest)
