@@ -242,8 +242,17 @@ class Runner:
         return all(name in self.ledger.trees for name in step.upstream())
 
     def _warm(self) -> None:
-        by_need = sorted(self.pending.values(), key=lambda step: -self.priority[step.id])
-        self.executor.warm(step.toolchain for step in by_need)
+        """Have the toolchains that are needed first warmed first."""
+        start: dict[str, float] = {}
+        for step in self.pending.values():
+            waits = [
+                start[name] + _cost(self.plan.step(name))
+                for name in step.upstream()
+                if name in start
+            ]
+            start[step.id] = max(waits, default=0.0)
+        by_need = sorted(self.pending.values(), key=lambda step: start[step.id])
+        self.executor.warm(dict.fromkeys(step.toolchain for step in by_need))
 
     def _submit_ready(self) -> None:
         ready = [step for step in self.pending.values() if self._ready(step)]
@@ -381,9 +390,13 @@ def _changed_since(path: Path, moment: int) -> bool:
 
 def _remaining_seconds(plan: Plan) -> dict[str, float]:
     """For each step, the estimated time of the longest path from its start to the plan's end."""
-    remaining = {step.id: SECONDS.get(step.stage, 0.5) for step in plan.steps}
+    remaining = {step.id: _cost(step) for step in plan.steps}
     for step in reversed(plan.steps):
         for needed in step.upstream():
-            own = SECONDS.get(plan.step(needed).stage, 0.5)
-            remaining[needed] = max(remaining[needed], own + remaining[step.id])
+            through = _cost(plan.step(needed)) + remaining[step.id]
+            remaining[needed] = max(remaining[needed], through)
     return remaining
+
+
+def _cost(step: Step) -> float:
+    return SECONDS.get(step.stage, 0.5)

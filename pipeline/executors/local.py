@@ -58,6 +58,7 @@ class LocalExecutor:
         self.cache = cache
         self.on_message = on_message
         self.parents: dict[Toolchain, _Parent] = {}
+        self.cold: deque[Toolchain] = deque()
         self.finished: deque[Outcome] = deque()
         self.builder = _Builder(cache)
 
@@ -68,9 +69,12 @@ class LocalExecutor:
         self.close()
 
     def warm(self, toolchains: Iterable[Toolchain]) -> None:
-        """Start the warm parents of these toolchains, in the background and in this order."""
-        for toolchain in toolchains:
-            self._parent(toolchain)
+        """Start the warm parents of these toolchains in the background, one after another.
+
+        All at once, their imports would take the processors from the tasks that are under way.
+        """
+        self.cold.extend(toolchains)
+        self._warm_next()
 
     def submit(self, task: Task) -> None:
         """Have a task run, at once. `task.out` must be there already."""
@@ -103,7 +107,14 @@ class LocalExecutor:
         self._stop()
         self.builder.close()
 
+    def _warm_next(self) -> None:
+        while self.cold and all(parent.ready or parent.tasks for parent in self.parents.values()):
+            toolchain = self.cold.popleft()
+            if toolchain not in self.parents:
+                self._new_parent(toolchain)
+
     def _stop(self) -> None:
+        self.cold.clear()
         self.builder.cancel()
         parents, self.parents = list(self.parents.values()), {}
         for parent in parents:  # all at once, and only then wait
@@ -146,6 +157,7 @@ class LocalExecutor:
                 self._built()
             else:
                 self._heard(key.data, events)
+        self._warm_next()
         for parent in list(self.parents.values()):
             if parent.patience() == 0:
                 self._bury(parent, f"did not start within {_START:g} s: an import hangs")

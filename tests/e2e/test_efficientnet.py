@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli import CONFIG, crosscast
 from safetensors.numpy import load_file
 
 from crosscast.targets import TARGETS
@@ -21,35 +22,9 @@ from crosscast.targets import TARGETS
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs/efficientnet-lite0.yaml"
 # Chelsea the cat, coffee, rocket, flower, china, motorcycle: the classes torch gives them.
 CLASSES = [282, 967, 657, 985, 698, 665]
 PROVEN = [name for name in TARGETS if name != "coreml-fp16"]
-
-
-def crosscast(*words: str | Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "crosscast.pipeline.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CROSSCAST_CACHE": str(cache)},
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory, overlays: Path) -> Path:
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "overlays").symlink_to(overlays)
-    return cache
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    out = tmp_path_factory.mktemp("artifacts")
-    done = crosscast("build", CONFIG, "--out", out, cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out / "efficientnet-lite0" / "1.0.0"
 
 
 def manifest(artifact: Path) -> dict[str, Any]:
