@@ -43,7 +43,9 @@ def build(
     with (
         store.workspace() as workspace,
         LocalExecutor(
-            cache=store.root, on_message=lambda text: emit(Message(text=text))
+            cache=store.root,
+            threads=settings.threads,
+            on_message=lambda text: emit(Message(text=text)),
         ) as executor,
     ):
         runner = Runner(

@@ -239,6 +239,8 @@ def _origin(name: str) -> Path | None:
     spec: ModuleSpec | None = None
     path = None
     for end in [*(match.start() for match in re.finditer(r"\.", name)), len(name)]:
+        if spec is not None and path is None:
+            return None  # a name inside a module: a search without a path is one of sys.path
         spec = _spec(name[:end], path)
         if spec is None:
             return None

@@ -58,6 +58,11 @@ class Settings:
     force: bool = False
     keep_going: bool = True
 
+    @property
+    def threads(self) -> int:
+        """Threads of each step, so that `jobs` steps together have one a core."""
+        return max(1, (os.cpu_count() or 1) // self.jobs)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetResult:
@@ -197,21 +202,31 @@ class Runner:
         self.pending = {step.id: step for step in self.plan.steps}
         self.running: dict[str, _Running] = {}
         self.dead: dict[str, tuple[str, int]] = {}
+        self.results: dict[str, TargetResult] = {}
         self.priority = _remaining_seconds(self.plan)
 
     def run(self) -> dict[str, TargetResult]:
-        """Run what has to run; deliver what was proven. Gives each target's end."""
+        """Run what has to run; deliver what was proven. Gives each target's end, in order."""
         self._settle_cached()
         self._warm()
         while self.pending or self.running:
             self._submit_ready()
+            self._deliver_packaged()
             if not self.running:
                 break
             outcome = self.executor.wait()
             if outcome is not None:
                 self._finish(outcome)
                 self._settle_cached()
-        return {name: self._end(name, ends) for name, ends in self.plan.targets.items()}
+        for name, ends in self.plan.targets.items():
+            self._end(name, ends)
+        return {name: self.results[name] for name in self.plan.targets}
+
+    def _deliver_packaged(self) -> None:
+        """Deliver while workers are at work, not after them."""
+        for name, ends in self.plan.targets.items():
+            if ends.package in self.ledger.trees:
+                self._end(name, ends)
 
     def _settle_cached(self) -> None:
         """Take every step off the list that is recorded, or that can no longer run."""
@@ -355,8 +370,10 @@ class Runner:
         verdict = json.loads(path.read_text(encoding="utf-8"))
         return verdict["status"], verdict["reason"]
 
-    def _end(self, name: str, ends: TargetSteps) -> TargetResult:
-        """Deliver a target's artifact if it may ship, and say how the target ended."""
+    def _end(self, name: str, ends: TargetSteps) -> None:
+        """Deliver a target's artifact if it may ship, and say how the target ended, once."""
+        if name in self.results:
+            return
         proven = ends.verify in self.ledger.trees
         status, reason = self._verdict(ends) if proven else ("error", "")
         artifact, code = None, EXIT_OK
@@ -372,7 +389,9 @@ class Runner:
         self.emit(
             TargetFinished(target=name, status=status, reason=reason, artifact=str(artifact or ""))
         )
-        return TargetResult(target=name, status=status, reason=reason, code=code, artifact=artifact)
+        self.results[name] = TargetResult(
+            target=name, status=status, reason=reason, code=code, artifact=artifact
+        )
 
     def _deliver(self, target: str, tree: str) -> Path:
         path = self.settings.artifacts / self.plan.model / self.plan.version / target

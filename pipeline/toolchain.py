@@ -13,6 +13,8 @@ class Toolchain:
     preload: modules that the warm parent imports once, never to run an op (a parent that ran one
         hands its children locks that nobody will release). A missing one is passed over: the
         step itself says what it lacks.
+    hidden: modules that workers do not see though they may be installed: frameworks that a
+        converter imports wherever it finds them, for seconds, and that no step of ours needs.
     distributions: those whose versions a step's result depends on.
     extra: the extra of crosscast that installs them.
     overlay: lock file of a directory of exactly pinned distributions that only this toolchain's
@@ -21,6 +23,7 @@ class Toolchain:
 
     name: str
     preload: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
     extra: str = ""
     overlay: Path | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Layout, Signature, permute
 from crosscast.pipeline.sources.outputs import examples, sizes
+from crosscast.pipeline.sources.torch_fold import fold_batch_norms
 from crosscast.pipeline.sources.torch_module import Reference, brief, delivered, plain
 from crosscast.pipeline.worker.usercode import place
 
@@ -93,8 +94,9 @@ def write_program(model: Prepared, out: Path) -> dict[str, Any]:
     with exporting():
         program, reason = exported(model)
         if program is not None:
+            folded = fold_batch_norms(program)
             torch.export.save(program, out / PROGRAM)
-            return {"exporter": "torch.export"}
+            return {"exporter": "torch.export", "folded_batch_norms": folded}
         with _plain_names(model.module):
             _write_traced(traced(model, reason), out)
         return {"exporter": "torchscript", "reason": reason}

@@ -15,6 +15,8 @@ from crosscast.pipeline.signature import Arrays, Layout, Signature, permute
 from crosscast.pipeline.stages import StageResult, function
 
 NOTES = "notes.json"
+NOT_SHIPPED = (NOTES, "signature.json")
+"""What travels with a model from tree to tree; the manifest says it all."""
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -23,7 +25,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     The vectors are the parity cases and the source's outputs, in the artifact's own layout.
     """
     for entry in sorted(inputs["model"].iterdir()):
-        if entry.name != NOTES:
+        if entry.name not in NOT_SHIPPED:
             _copy(entry, out / entry.name)
     model_files = _listing(out)
     layout: Layout | None = options["layout"]

@@ -54,10 +54,16 @@ def verify(
     user's limits.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
-    held: Precision = function(options["precision"])(artifact=artifact)
-    audit = Audit(
-        asked=options["precision_asked"], delivered=held.delivered, weights=dict(held.weights)
-    )
+    asked = options["precision_asked"]
+    try:
+        held: Precision = function(options["precision"])(artifact=artifact)
+    except (ToolchainError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever reading the file raises is its fault
+        problem = f"the artifact does not load: {_said(error)}"
+        limits = tolerance(asked, options["parity"])
+        return judge(audit=Audit(asked=asked, delivered=""), tolerance=limits, problems=[problem])
+    audit = Audit(asked=asked, delivered=held.delivered, weights=dict(held.weights))
     limits = tolerance(held.delivered, options["parity"])
     if options["no_runtime"]:
         return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])
@@ -66,7 +72,7 @@ def verify(
     except (ToolchainError, ImportError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever the runtime raises is the artifact's fault
-        problem = f"its runtime does not load the artifact: {_said(error)}"
+        problem = f"the artifact does not load in its runtime: {_said(error)}"
         return judge(audit=audit, tolerance=limits, problems=[problem])
     if session is None:
         return judge(audit=audit, tolerance=limits, unproven="no runtime for it on this host")

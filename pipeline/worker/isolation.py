@@ -46,6 +46,12 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def hide(modules: Iterable[str]) -> None:
+    """Have every import of these modules fail as if they were not installed."""
+    for name in modules:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # the documented way
+
+
 def become_subreaper() -> None:
     """Inherit the orphans among this process's descendants, daemons included.
 

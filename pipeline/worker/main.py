@@ -19,7 +19,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypedDict
@@ -41,6 +41,7 @@ class Order(TypedDict):
 
     scratch: directory to make, that becomes the current one and takes temporary files; the
         supervisor removes it.
+    hidden: modules that it does not see.
     extra: the extra of crosscast that installs what the task needs.
     timeout in seconds, memory in bytes: kept by the supervisor.
     """
@@ -52,6 +53,7 @@ class Order(TypedDict):
     out: str
     log: str
     scratch: str
+    hidden: Sequence[str]
     extra: str
     timeout: float
     memory: int
@@ -106,6 +108,7 @@ def _isolate(order: Order, parent: int) -> None:
     sys.argv = [order["module"]]
     for caught in (signal.SIGINT, signal.SIGCHLD):
         signal.signal(caught, signal.SIG_DFL)
+    isolation.hide(order["hidden"])
     _seed()
 
 

@@ -19,6 +19,7 @@ from crosscast.targets.base import Delivered, Options, Precision
 COREML = Toolchain(
     name="coreml",
     preload=("torch", "coremltools"),
+    hidden=("tensorflow", "sklearn", "xgboost", "libsvm"),
     distributions=("coremltools", "torch", "numpy"),
     extra="coreml",
 )

@@ -28,7 +28,11 @@ ONNX2TF = Toolchain(
 )
 LITERT = Toolchain(
     name="litert",
-    preload=("ai_edge_litert.interpreter", "ai_edge_litert.schema_py_generated"),
+    preload=(
+        "ai_edge_litert.interpreter",
+        "ai_edge_litert.schema_py_generated",
+        "ai_edge_litert.schema_py_generated",
+    ),
     distributions=("ai-edge-litert", "flatbuffers", "numpy"),
     extra="tflite",
 )

@@ -85,7 +85,10 @@ def test_examples_in_help_name_what_there_is(config: Path, capsys: Say) -> None:
         (["check", "no.yaml"], "no.yaml: no such file"),
         (["build", "config.yaml", "-t", "onxx"], "config.yaml: no target 'onxx'"),
         (["plan", "config.yaml", "-t", "onxx"], "its targets are onnx, tflite-fp32"),
-        (["build", "config.yaml", "--memory", "lots"], "expected a size such as '8GiB', got 'lots'"),
+        (
+            ["build", "config.yaml", "--memory", "lots"],
+            "expected a size such as '8GiB', got 'lots'",
+        ),
         (["show", "."], "not an artifact: it has no manifest.json"),
         (["verify", "nowhere"], "not an artifact: it has no manifest.json"),
     ],
@@ -124,9 +127,7 @@ def test_check_goes_on_after_a_wrong_config(config: Path, capsys: Say) -> None:
 
 
 def test_check_finds_what_only_planning_sees(config: Path, capsys: Say) -> None:
-    config.write_text(
-        CONFIG.replace("tflite-fp32: {}", "onnx-fp16: {from: onnx, layout: nhwc}")
-    )
+    config.write_text(CONFIG.replace("tflite-fp32: {}", "onnx-fp16: {from: onnx, layout: nhwc}"))
     assert cli.run(["check", str(config)]) == 2
     assert "targets.onnx-fp16.layout: differs" in capsys.readouterr().err
 
@@ -235,9 +236,7 @@ def test_a_bug_is_code_70_with_its_traceback_in_a_log(
     assert "RuntimeError: how odd" in log.read_text()
 
 
-def test_a_full_disk_is_no_bug(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say
-) -> None:
+def test_a_full_disk_is_no_bug(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/disk/file")
     monkeypatch.setattr(work, "preview", failing(full))
     assert cli.run(["plan", str(config)]) == 1

@@ -220,3 +220,11 @@ LONG = '"' + "x" * 50 + '"'
 )
 def test_explain(old: dict[str, str] | None, new: dict[str, str], reason: str) -> None:
     assert explain(old, new) == reason
+
+
+def test_a_name_from_a_module_is_not_taken_for_a_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Step.py").write_text("")  # as in `from crosscast.pipeline.graph import Step`
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fingerprint._origin("crosscast.pipeline.graph.Step") is None

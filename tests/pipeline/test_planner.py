@@ -204,7 +204,9 @@ def test_source_files_are_inputs_of_what_reads_them(planned: Planned) -> None:
     )
     for step in ("export exported_program", "reference", "package onnx"):
         inputs = found.step(step).inputs
-        files = {key: source.path.name for key, source in inputs.items() if isinstance(source, File)}
+        files = {
+            key: source.path.name for key, source in inputs.items() if isinstance(source, File)
+        }
         assert files == {"source.factory": "net.py", "source.weights": "weights.pt"}
     calibration = found.step("samples calibration").inputs
     assert {key: Path(str(source.path)).name for key, source in calibration.items()} == {  # type: ignore[union-attr]

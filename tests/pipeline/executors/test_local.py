@@ -461,3 +461,19 @@ def test_an_installer_is_ended_by_close(executor, make, monkeypatch, tmp_path):
     executor.submit(make("write", toolchain=Toolchain(name="over", overlay=lock)))
     assert eventually(lambda: executor.builder._running)
     executor.close()
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_hidden_modules_are_not_there(run, monkeypatch, fork):
+    monkeypatch.setattr(local, "FORK", fork)
+    chain = Toolchain(name="hides", hidden=("this",), extra="tflite")
+    outcome = run("overlaid", module="this", toolchain=chain)
+    assert outcome.status == "error"
+    assert "this" in outcome.message
+
+
+def test_warm_parents_start_one_after_another(executor, make):
+    executor.warm([Toolchain(name="first"), Toolchain(name="second")])
+    assert [chain.name for chain in executor.parents] == ["first"]
+    executor.submit(make("hang"))
+    assert eventually(lambda: executor.wait(0) is None and len(executor.parents) == 3)

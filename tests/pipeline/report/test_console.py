@@ -104,7 +104,9 @@ def test_json_lines_hold_every_event_and_field() -> None:
 
 
 def test_the_summary_lines_up() -> None:
-    lost = TargetFinished(target="tflite-int8", status="error", reason="no calibration", artifact="")
+    lost = TargetFinished(
+        target="tflite-int8", status="error", reason="no calibration", artifact=""
+    )
     assert summary([ENDED, lost]).splitlines() == [
         "onnx         passed: 120 dB  -> out/onnx",
         "tflite-int8  error: no calibration  (nothing delivered)",

@@ -58,7 +58,8 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     (trees["model"] / "model.onnx").write_bytes(b"the model")
     (trees["model"] / "aside").mkdir()
     (trees["model"] / "aside/weights.bin").write_bytes(b"weights")
-    manifests.write_json(trees["model"] / "notes.json", {"not": "shipped"})
+    for name in ("notes.json", "signature.json"):
+        manifests.write_json(trees["model"] / name, {"not": "shipped"})
     arrays = {"image": IMAGE, "scale": np.float32([1, 2])}
     case = Case(name="real 0", origin="real", arrays=arrays, dims={"batch": 2})
     outputs = {"mask": MASK, "label": np.int64([3, 4])}
@@ -126,9 +127,7 @@ def test_the_manifest_says_all(pack: Pack, inputs: dict[str, Path]) -> None:
         "format": "onnx",
     }
     assert Signature.from_json(manifest) == SIGNATURE
-    assert manifest["verdict"] == {
-        key: VERDICT[key] for key in ("status", "reason", "outputs")
-    }
+    assert manifest["verdict"] == {key: VERDICT[key] for key in ("status", "reason", "outputs")}
     assert manifest["precision"] == VERDICT["precision"]
     assert manifest["allow_unverified"] == "by hand"
     assert manifest["export"] == {"exporter": "torch.onnx", "opset": 18}

@@ -124,7 +124,7 @@ def test_an_artifact_that_does_not_load_fails(
 ) -> None:
     found = verdict(tmp_path, monkeypatch, raising(error))
     assert found.status == "failed"
-    assert found.reason.startswith("its runtime does not load the artifact: ")
+    assert found.reason.startswith("the artifact does not load in its runtime: ")
     assert "\n" not in found.reason
 
 
