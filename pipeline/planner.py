@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from crosscast.pipeline import graph
 from crosscast.pipeline.config.schema import Config, TargetConfig
 from crosscast.pipeline.digest import canonical
 from crosscast.pipeline.errors import ConfigError
-from crosscast.pipeline.fingerprint import locked_versions
+from crosscast.pipeline.fingerprint import installed_version, locked_versions
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
 from crosscast.pipeline.sources import SOURCES
 from crosscast.pipeline.stages import STAGES, reference_to
@@ -333,12 +332,9 @@ class _Builder:
 def tool_versions(toolchains: Collection[Toolchain]) -> dict[str, str]:
     """Versions of the distributions that these toolchains use and that are installed."""
     versions: dict[str, str] = {}
-    for toolchain in toolchains:
-        for name in toolchain.distributions:
-            try:
-                versions[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
+    for toolchain in dict.fromkeys(toolchains):
+        found = {name: installed_version(name) for name in toolchain.distributions}
+        versions |= {name: version for name, version in found.items() if version}
         if toolchain.overlay:
             versions |= locked_versions(toolchain.overlay)
     return dict(sorted(versions.items()))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+Warmth = tuple[tuple[str, ...], Path | None]
+"""What a warm parent has imported, and its overlay: toolchains that agree in it share one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Toolchain:
@@ -14,7 +17,7 @@ class Toolchain:
         hands its children locks that nobody will release). A missing one is passed over: the
         step itself says what it lacks.
     hidden: modules that workers do not see though they may be installed: frameworks that a
-        converter imports wherever it finds them, for seconds, and that no step of ours needs.
+        converter imports wherever it finds them, for seconds, and that its step does not need.
     distributions: those whose versions a step's result depends on.
     extra: the extra of crosscast that installs them.
     overlay: lock file of a directory of exactly pinned distributions that only this toolchain's
@@ -27,6 +30,11 @@ class Toolchain:
     distributions: tuple[str, ...] = ()
     extra: str = ""
     overlay: Path | None = None
+
+    @property
+    def warmth(self) -> Warmth:
+        """What its warm parent has to be like."""
+        return self.preload, self.overlay
 
 
 CORE = Toolchain(name="core", preload=("numpy", "safetensors.numpy"), distributions=("numpy",))

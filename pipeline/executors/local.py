@@ -32,7 +32,7 @@ from crosscast.pipeline.executors.outcome import (
     outcome,
     signal_name,
 )
-from crosscast.pipeline.toolchain import Toolchain
+from crosscast.pipeline.toolchain import Toolchain, Warmth
 from crosscast.pipeline.worker import isolation
 from crosscast.pipeline.worker.main import Order
 
@@ -67,7 +67,7 @@ class LocalExecutor:
         self.cache = cache
         self.threads = threads
         self.on_message = on_message
-        self.parents: dict[Toolchain, _Parent] = {}
+        self.parents: dict[Warmth, _Parent] = {}
         self.cold: deque[Toolchain] = deque()
         self.finished: deque[Outcome] = deque()
         self.builder = _Builder(cache)
@@ -120,7 +120,7 @@ class LocalExecutor:
     def _warm_next(self) -> None:
         while self.cold and all(parent.ready or parent.tasks for parent in self.parents.values()):
             toolchain = self.cold.popleft()
-            if toolchain not in self.parents:
+            if toolchain.warmth not in self.parents:
                 self._new_parent(toolchain)
 
     def _stop(self) -> None:
@@ -133,14 +133,14 @@ class LocalExecutor:
             parent.stop()
 
     def _parent(self, toolchain: Toolchain) -> _Parent:
-        parent = self.parents.get(toolchain)
+        parent = self.parents.get(toolchain.warmth)
         if parent and parent.dead():
             self._bury(parent)
             parent = None
         return parent or self._new_parent(toolchain)
 
     def _new_parent(self, toolchain: Toolchain) -> _Parent:
-        parent = self.parents[toolchain] = _Parent(toolchain, self.threads)
+        parent = self.parents[toolchain.warmth] = _Parent(toolchain, self.threads)
         lock = toolchain.overlay
         if lock and not overlay.installed(lock, self.cache):
             pinned = overlay.requirements(lock).items()
@@ -182,10 +182,10 @@ class LocalExecutor:
 
     def _built(self) -> None:
         for parent, built in self.builder.results():
-            if self.parents.get(parent.toolchain) is not parent:
+            if self.parents.get(parent.toolchain.warmth) is not parent:
                 continue  # cancelled meanwhile
             if isinstance(built, CrosscastError):
-                del self.parents[parent.toolchain]
+                del self.parents[parent.toolchain.warmth]
                 self.finished.extend(
                     Outcome(
                         task=task.id,
@@ -203,9 +203,9 @@ class LocalExecutor:
 
     def _bury(self, parent: _Parent, why: str = "") -> None:
         """A warm parent is gone or given up: so are its tasks. The next task gets a new one."""
-        if self.parents.get(parent.toolchain) is not parent:
+        if self.parents.get(parent.toolchain.warmth) is not parent:
             return
-        del self.parents[parent.toolchain]
+        del self.parents[parent.toolchain.warmth]
         self.finished.extend(parent.receive())  # what it said before it went
         status: Status = "timeout"
         if why:
@@ -246,13 +246,7 @@ class _Parent:
         if on_path:  # by the environment, so that sub-processes of converters see it as well
             paths = [str(on_path), *filter(None, [environment.get("PYTHONPATH")])]
             environment["PYTHONPATH"] = os.pathsep.join(paths)
-        description = json.dumps(
-            {
-                "preload": self.toolchain.preload,
-                "hidden": self.toolchain.hidden,
-                "fork": FORK,
-            }
-        )
+        description = json.dumps({"preload": self.toolchain.preload, "fork": FORK})
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _SUPERVISOR, str(theirs.fileno()), description],

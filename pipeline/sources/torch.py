@@ -26,43 +26,11 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.pipeline.worker.usercode import own_files
 from crosscast.targets.base import Kind
 from crosscast.targets.families import onnx as trees
+from crosscast.targets.families import torch as torch_family
 
 TORCH = Toolchain(
     name="torch",
-    # What exporting imports on the way, of torch's own accord: 2 s that every step would pay.
-    preload=(
-        "numpy",
-        "safetensors.torch",
-        "torch",
-        "torch._dynamo",
-        "torch._export.serde.serialize",
-        "torch._functorch.aot_autograd",
-        "torch._inductor.compiler_bisector",
-        "torch._inductor.fx_passes.dedupe_symint_uses",
-        "torch._inductor.loop_body",
-        "torch._inductor.sizevars",
-        "torch._subclasses.schema_check_mode",
-        "torch.export._trace",
-        "torch.export.pt2_archive._package",
-        "torch.fx.experimental.validator",
-        "torch.jit",
-        "torch.onnx",
-        "torch.onnx._internal.exporter._compat",
-        "torch.onnx._internal.exporter._torchlib.ops",
-        "torch.onnx._internal.torchscript_exporter.utils",
-        "torch.onnx._internal.fx.passes.type_promotion",
-        "torch.utils.serialization",
-        "networkx",
-        "onnx",
-        "onnxscript",
-        "onnxscript._framework_apis.torch_2_11",
-        "onnxscript.function_libs.torch_lib.ops",
-        "onnxscript.optimizer",
-        "onnxscript.rewriter",
-        "sympy",
-        "sympy.combinatorics",
-        "sympy.tensor.tensor",
-    ),
+    preload=torch_family.PRELOAD,
     distributions=("torch", "onnx", "onnxscript", "numpy"),
     extra="torch",
 )

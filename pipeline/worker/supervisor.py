@@ -4,9 +4,8 @@ children locks that nobody releases.
 
 Run by an executor as `python -P -m crosscast.pipeline.worker.supervisor FD DESCRIPTION`, in a
 session of its own, where FD is a connected stream socket, DESCRIPTION a JSON object {"preload":
-[module, ...], "hidden": [module, ...], "fork": bool}, and stdin a pipe that the executor keeps
-open. Messages are lines of JSON. In: an `Order` each. Out: {"ready": true} once, then an `Ending`
-for each task.
+[module, ...], "fork": bool}, and stdin a pipe that the executor keeps open. Messages are lines of
+JSON. In: an `Order` each. Out: {"ready": true} once, then an `Ending` for each task.
 
 It ends, with every process below it, when the executor does or closes its end.
 """
@@ -288,7 +287,6 @@ def main() -> NoReturn:
     if description["fork"]:
         _end_with_stdin()
         isolation.cut_network()
-        isolation.hide(description["hidden"])
         _preload(["numpy", *description["preload"], *STAGES.values()])
         _notify_of_stdin(False)
         # The other threads are those of imported libraries; they handle forks by themselves.

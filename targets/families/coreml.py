@@ -15,10 +15,12 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Options, Precision
+from crosscast.targets.families import torch as torch_family
 
 COREML = Toolchain(
     name="coreml",
-    preload=("torch", "coremltools"),
+    # The same warm parent as the exports': it has imported the slow half already.
+    preload=torch_family.PRELOAD,
     hidden=("tensorflow", "sklearn", "xgboost", "libsvm"),
     distributions=("coremltools", "torch", "numpy"),
     extra="coreml",
@@ -127,11 +129,30 @@ def interface(artifact: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     return inputs, tuple(_tensor(feature, names) for feature in description.output)
 
 
+def _messages() -> Any:
+    """The protobuf messages of coremltools, without the second that its converters take."""
+    import importlib.util
+    from types import ModuleType
+
+    name = "coremltools"
+    if name not in sys.modules:
+        found = importlib.util.find_spec(name)
+        if found is None:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        shell = sys.modules[name] = ModuleType(name)
+        shell.__path__ = list(found.submodule_search_locations or ())
+        try:
+            return importlib.import_module(f"{name}.proto.Model_pb2")
+        finally:
+            for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
+                del sys.modules[loaded]  # so that a later import gets the whole of it
+    return importlib.import_module(f"{name}.proto.Model_pb2")
+
+
 def _spec(artifact: Path) -> Any:
-    from coremltools.proto import Model_pb2
     from google.protobuf.message import DecodeError
 
-    spec = Model_pb2.Model()
+    spec = _messages().Model()
     try:
         spec.ParseFromString((artifact / MODEL / SPEC).read_bytes())
     except (OSError, DecodeError) as error:

@@ -473,7 +473,14 @@ def test_hidden_modules_are_not_there(run, monkeypatch, fork):
 
 
 def test_warm_parents_start_one_after_another(executor, make):
-    executor.warm([Toolchain(name="first"), Toolchain(name="second")])
-    assert [chain.name for chain in executor.parents] == ["first"]
+    executor.warm([Toolchain(name="first", preload=("csv",)), Toolchain(name="second")])
+    assert [parent.toolchain.name for parent in executor.parents.values()] == ["first"]
     executor.submit(make("hang"))
     assert eventually(lambda: executor.wait(0) is None and len(executor.parents) == 3)
+
+
+def test_toolchains_that_preload_the_same_share_a_warm_parent(executor, make):
+    for name, hidden in (("one", ()), ("two", ("this",))):
+        executor.submit(make("write", name=name, toolchain=Toolchain(name=name, hidden=hidden)))
+    assert len(executor.parents) == 1
+    assert {wait_ok(executor).task for _ in range(2)} == {"one", "two"}
