@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -397,11 +398,20 @@ def test_a_file_in_the_way_is_not_overwritten(store: Store, tmp_path: Path) -> N
 # What a machine can refuse
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_without_permission_is_named(store: Store, tmp_path: Path) -> None:
+def test_a_directory_without_permission_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
+    locked.mkdir()
     digest = put(store, ONE)
+    mkdir = Path.mkdir
+
+    def refuse(path: Path, *args: Any, **options: Any) -> None:  # root may write everywhere
+        if locked in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ConfigError, match=r"cannot write .*locked"):
         store.deliver(digest, locked / "onnx")
     with pytest.raises(ConfigError, match=r"cannot write .*locked"):
