@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crosscast.pipeline.executors import overlay
 from crosscast.pipeline.fingerprint import installed_version
+from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets import TARGETS
 
@@ -42,8 +43,10 @@ class TargetHealth:
 
 
 def toolchains(cache: Path) -> list[ToolchainHealth]:
-    """The health of every toolchain that a target uses."""
-    used = {chain.name: chain for name in TARGETS for chain in _toolchains_of(name)}
+    """The health of every toolchain that a source or a target uses."""
+    sources = [open_source({"kind": kind}).toolchain for kind in SOURCES]
+    chains = [*sources, *(chain for name in TARGETS for chain in _toolchains_of(name))]
+    used = {chain.name: chain for chain in chains}
     return [_health(chain, cache) for chain in used.values()]
 
 

@@ -14,14 +14,14 @@ def describe(toolchains: Sequence[ToolchainHealth], targets: Sequence[TargetHeal
         versions = ", ".join(
             f"{name} {version or 'MISSING'}" for name, version in health.versions.items()
         )
-        lines.append(f"  {health.toolchain.name:<10} {versions}")
-        lines += [f"  {'':<10} fix: {health.fix}"] if health.fix else []
+        lines.append(f"  {health.toolchain.name:<18} {versions}")
+        lines += [f"  {'':<18} fix: {health.fix}"] if health.fix else []
         if health.overlay == "not built":
             lines.append(
-                f"  {'':<10} overlay not built: the first build, or --build-overlays, does"
+                f"  {'':<18} overlay not built: the first build, or --build-overlays, does"
             )
         elif health.overlay:
-            lines.append(f"  {'':<10} overlay built")
+            lines.append(f"  {'':<18} overlay built")
     lines.append("targets")
     for target in targets:
         builds, runs = ("yes" if flag else "no" for flag in (target.builds, target.runs))

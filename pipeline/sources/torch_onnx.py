@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,7 @@ PROGRAM_OPSETS = range(18, 23)
 from 23 it writes Attention nodes that ONNX Runtime rejects with a mask."""
 
 LAYERS = "pkg.torch.onnx.name_scopes"
-"""The node metadata that names the layer; all other is of the machine or of no use later."""
+"""The node metadata that names the layer."""
 
 
 class NotExported(Exception):
@@ -183,9 +184,19 @@ def _strip(model: Any) -> None:
     for owner in (graph, *model.functions):
         for node in owner.node:
             node.ClearField("doc_string")
-            kept = [entry for entry in node.metadata_props if entry.key == LAYERS]
+            layers = [entry.value for entry in node.metadata_props if entry.key == LAYERS]
             del node.metadata_props[:]
-            node.metadata_props.extend(kept)
+            node.name = _in_layer(node.name, layers)
+
+
+def _in_layer(name: str, layers: list[str]) -> str:
+    """A node's name behind the path of its module, which later stages then name in errors.
+
+    layers: the exporter's text of the path's steps, as in "['', 'head', 'head.conv', 'conv2d']",
+    where it says any; the last is not a module but the call.
+    """
+    path = ast.literal_eval(layers[0])[:-1] if layers else []
+    return f"{path[-1]}/{name}" if path and path[-1] else name
 
 
 def _operator(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def verify(
         tolerance=limits,
         outputs=[tensor.name for tensor in signature.outputs],
         rows=rows,
-        problems=problems,
+        problems=[*problems, *trial.refusals()],
         origins=baseline.origins,
         unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
     )
@@ -106,6 +106,15 @@ class _Trial:
     layout: Layout | None
     baseline: Baseline
     precision: str
+    refused: dict[str, list[str]] = field(default_factory=dict)
+
+    def refusals(self) -> list[str]:
+        """What the runtime said against running cases, each once."""
+        return [
+            f"case '{cases[0]}'{f' and {len(cases) - 1} more' if cases[1:] else ''}: "
+            f"its runtime fails: {said}"
+            for said, cases in self.refused.items()
+        ]
 
     def declared(self) -> list[str]:
         """What the artifact declares otherwise than the source, one line each."""
@@ -116,7 +125,7 @@ class _Trial:
         ]
 
     def rows(self, vector: Vector, problems: list[str]) -> Iterator[Row]:
-        """The comparison of each output of a case; a refusal to run goes to `problems`."""
+        """The comparison of each output of a case; a refusal to run goes to `refused`."""
         case = vector.case
         wanted = permute(vector.outputs, tensors=self.signature.outputs, layout=self.layout)
         try:
@@ -125,7 +134,7 @@ class _Trial:
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - the artifact must take every case
-            problems.append(f"case '{case.name}': its runtime fails: {_said(error)}")
+            self.refused.setdefault(_said(error), []).append(case.name)
             return
         problems.extend(text for text in self._named(list(found)) if text not in problems)
         for tensor in self.signature.outputs:

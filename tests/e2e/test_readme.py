@@ -35,14 +35,14 @@ def build():
                                torch.nn.Linear(4 * 36, 5))
 
 
-def samples(seed=0):
+def samples(seed=0, number=4):
     random = np.random.default_rng(seed)
-    for _ in range(4):
+    for _ in range(number):
         yield {"image": random.uniform(-1, 1, (1, 3, 8, 8)).astype("float32")}
 
 
 def calibration():
-    return samples(1)
+    return samples(1, number=64)
 """
 CONFIG = """
 model: m
@@ -96,5 +96,5 @@ def test_every_example_is_a_valid_config_that_a_test_builds(config: Path) -> Non
     from crosscast.pipeline.config.load import load
 
     assert load(config).targets
-    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
     assert f"configs/{config.name}" in tests.replace(Path(__file__).read_text(), "")

@@ -23,12 +23,12 @@ def test_findings_as_text() -> None:
     )
     assert text.splitlines() == [
         "toolchains",
-        "  litert     lite MISSING, numpy 2.0",
-        "             fix: pip install 'crosscast[tflite]'",
-        "  tool       numpy 2.0",
-        "             overlay not built: the first build, or --build-overlays, does",
-        "  tool       numpy 2.0",
-        "             overlay built",
+        "  litert             lite MISSING, numpy 2.0",
+        "                     fix: pip install 'crosscast[tflite]'",
+        "  tool               numpy 2.0",
+        "                     overlay not built: the first build, or --build-overlays, does",
+        "  tool               numpy 2.0",
+        "                     overlay built",
         "targets",
         "  onnx           builds: yes  runs: yes ",
         "  tflite         builds: no   runs: no    (pip it)",
