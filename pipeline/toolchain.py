@@ -16,6 +16,8 @@ class Toolchain:
     preload: modules that the warm parent imports once, never to run an op (a parent that ran one
         hands its children locks that nobody will release). A missing one is passed over: the
         step itself says what it lacks.
+    later: modules that it imports as well, once it has nothing else to do; toolchains that share
+        a warm parent may differ in them.
     hidden: modules that workers do not see though they may be installed: frameworks that a
         converter imports wherever it finds them, for seconds, and that its step does not need.
     distributions: those whose versions a step's result depends on.
@@ -26,6 +28,7 @@ class Toolchain:
 
     name: str
     preload: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
     extra: str = ""

@@ -122,6 +122,7 @@ class LocalExecutor:
             toolchain = self.cold.popleft()
             if toolchain.warmth not in self.parents:
                 self._new_parent(toolchain)
+            self.parents[toolchain.warmth].preload(toolchain)
 
     def _stop(self) -> None:
         self.cold.clear()
@@ -265,6 +266,13 @@ class _Parent:
         self.tasks[task.id] = task
         self.outgoing += json.dumps(_order(task)).encode() + b"\n"
         self.flush()
+
+    def preload(self, toolchain: Toolchain) -> None:
+        """Have it import what the toolchain wants later."""
+        if toolchain.later:
+            wish = {"preload": toolchain.later, "hidden": toolchain.hidden}
+            self.outgoing += json.dumps(wish).encode() + b"\n"
+            self.flush()
 
     def flush(self) -> None:
         """Write what the link takes without blocking."""

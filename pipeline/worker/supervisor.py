@@ -5,7 +5,8 @@ children locks that nobody releases.
 Run by an executor as `python -P -m crosscast.pipeline.worker.supervisor FD DESCRIPTION`, in a
 session of its own, where FD is a connected stream socket, DESCRIPTION a JSON object {"preload":
 [module, ...], "fork": bool}, and stdin a pipe that the executor keeps open. Messages are lines of
-JSON. In: an `Order` each. Out: {"ready": true} once, then an `Ending` for each task.
+JSON. In: an `Order` each, or {"preload": [module, ...], "hidden": [module, ...]}: modules to import
+when idle. Out: {"ready": true} once, then an `Ending` for each task.
 
 It ends, with every process below it, when the executor does or closes its end.
 """
@@ -28,7 +29,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn, TypedDict
 
@@ -75,6 +77,7 @@ class Supervisor:
         self.link = link
         self.fork = fork
         self.received = b""
+        self.later: deque[tuple[str, Sequence[str]]] = deque()
         self.workers: dict[int, _Worker] = {}
         self.wakeup = _wakeup_on_child_end()
         self.parent = _watched(os.getppid())
@@ -95,7 +98,10 @@ class Supervisor:
     def _wait_and_receive(self) -> bool:
         """Take in what there is to read, waiting a while for it; False once the end has come."""
         awaited: list[socket.socket | int] = [self.link, self.wakeup, *self.parent]
-        ready, _, _ = select.select(awaited, (), (), _TICK if self.workers else None)
+        timeout = 0.0 if self.later else _TICK if self.workers else None
+        ready, _, _ = select.select(awaited, (), (), timeout)
+        if self.later and not ready:
+            self._import_later(*self.later.popleft())
         if self.wakeup in ready:
             self.wakeup.recv(4096)
         if self.link in ready:
@@ -104,8 +110,21 @@ class Supervisor:
                 return False
             *lines, self.received = (self.received + data).split(b"\n")
             for line in lines:
-                self._start(json.loads(line))
+                self._take(json.loads(line))
         return not set(ready) & set(self.parent)
+
+    def _take(self, message: Any) -> None:
+        if "preload" not in message:
+            self._start(message)
+        elif self.fork:
+            self.later.extend((module, message["hidden"]) for module in message["preload"])
+
+    def _import_later(self, module: str, hidden: Sequence[str]) -> None:
+        absent = [name for name in hidden if name not in sys.modules]
+        isolation.hide(absent)
+        _preload([module])
+        for name in absent:  # other toolchains' workers may see them
+            del sys.modules[name]
 
     def _start(self, order: Order) -> None:
         now = time.monotonic()

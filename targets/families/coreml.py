@@ -21,6 +21,7 @@ COREML = Toolchain(
     name="coreml",
     # The same warm parent as the exports': it has imported the slow half already.
     preload=torch_family.PRELOAD,
+    later=("coremltools",),
     hidden=("tensorflow", "sklearn", "xgboost", "libsvm"),
     distributions=("coremltools", "torch", "numpy"),
     extra="coreml",

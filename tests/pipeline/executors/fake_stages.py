@@ -62,6 +62,10 @@ def overlaid(*, out: Path, module: str) -> dict[str, Any]:
     return {"file": __import__(module).__file__}
 
 
+def modules(*, out: Path) -> dict[str, Any]:
+    return {"names": sorted(sys.modules)}
+
+
 def segfault(*, out: Path) -> None:
     sys.stdout.write("about to crash\n")
     ctypes.string_at(0)

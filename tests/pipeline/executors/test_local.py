@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -484,3 +485,17 @@ def test_toolchains_that_preload_the_same_share_a_warm_parent(executor, make):
         executor.submit(make("write", name=name, toolchain=Toolchain(name=name, hidden=hidden)))
     assert len(executor.parents) == 1
     assert {wait_ok(executor).task for _ in range(2)} == {"one", "two"}
+
+
+def test_a_warm_parent_imports_the_rest_when_it_is_idle(executor, make):
+    chain = Toolchain(name="late", preload=("csv",), later=("this",), hidden=("antigravity",))
+    executor.warm([chain])
+    plain = Toolchain(name="plain", preload=("csv",))
+
+    def imported() -> bool:
+        executor.submit(make("modules", name=uuid.uuid4().hex, toolchain=plain))
+        return "this" in result(wait_ok(executor))["names"]
+
+    assert eventually(imported)
+    executor.submit(make("modules", name="last", toolchain=plain))
+    assert "antigravity" not in result(wait_ok(executor))["names"]

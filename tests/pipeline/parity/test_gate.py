@@ -266,4 +266,7 @@ def test_the_precision_that_was_delivered_sets_the_limits(monkeypatch: pytest.Mo
 
 def test_a_refused_batch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = gate(MUTATIONS["refuses batches"], "fp32", monkeypatch).reason
-    assert "case 'swept batch=3' and 5 more: its runtime fails: RuntimeError: Got invalid dim" in reason
+    assert (
+        "case 'swept batch=3' and 5 more: its runtime fails: RuntimeError: Got invalid dim"
+        in reason
+    )
