@@ -12,6 +12,11 @@ from crosscast.pipeline.errors import ConfigError, ParityError
 
 MANIFEST = "manifest.json"
 VECTORS = "vectors.safetensors"
+KEYS = (
+    *("model", "version", "target", "files", "inputs", "outputs", "dims", "vectors"),
+    *("verdict", "tools"),
+)
+"""What every manifest has."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -40,6 +45,11 @@ def read(artifact: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:
         raise ConfigError(
             f"{path}: not a manifest of schema 1", fix="use the crosscast that wrote it"
+        )
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise ConfigError(
+            f"{path}: incomplete: it has no {', '.join(missing)}", fix="build the artifact again"
         )
     return manifest
 

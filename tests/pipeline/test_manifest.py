@@ -16,7 +16,8 @@ def artifact(tmp_path: Path) -> Path:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"model")
     entry = {"path": "model.onnx", "sha256": file_sha256(model), "size": 5}
-    manifests.write_json(tmp_path / "manifest.json", {"schema": 1, "files": [entry]})
+    manifest = {**dict.fromkeys(manifests.KEYS, ""), "schema": 1, "files": [entry]}
+    manifests.write_json(tmp_path / "manifest.json", manifest)
     return tmp_path
 
 
@@ -71,3 +72,9 @@ def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
     manifests.write_json(tmp_path / "a", {"x": 1, "y": [2]})
     manifests.write_json(tmp_path / "b", json.loads('{"y": [2], "x": 1}'))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_manifest_that_lacks_something_says_what(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"schema": 1, "files": []}')
+    with pytest.raises(ConfigError, match="incomplete: it has no model, version"):
+        manifests.read(tmp_path)
