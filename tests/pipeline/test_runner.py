@@ -226,6 +226,24 @@ def test_a_discovered_dependency_runs_its_step_again(bench: Bench) -> None:
     assert "helper.py changed" in bench.reasons()["export"]
 
 
+def test_what_changed_while_its_step_ran_is_not_recorded(bench: Bench) -> None:
+    def edits(task: Task) -> StageResult:
+        bench.source.write_text("edited meanwhile")
+        return writes("exported")(task)
+
+    bench.work["export"] = edits
+    assert bench.run()["a"].status == "passed"
+    bench.source.write_text("source")
+    bench.run()
+    assert "export" in bench.ran, "the first content was never exported"
+
+
+def test_a_verdict_of_another_name_opens_no_gate(bench: Bench) -> None:
+    bench.work["verify a"] = judges("skipped")
+    assert bench.run()["a"].code == 4
+    assert not (bench.root / "artifacts/m/1.0.0/a").exists()
+
+
 def test_going_back_to_an_earlier_state_is_cached(bench: Bench) -> None:
     bench.options = {"opset": 17}
     bench.run()
