@@ -52,7 +52,7 @@ class LocalExecutor:
 
     cache: directory that overlays are built in.
     threads: of each task's own parallel arithmetic, unless OMP_NUM_THREADS says otherwise. More
-        threads than processors wait for each other in every operator: measured, twenty times the
+        threads than processors wait for each other in every operator: measured, fifteen times the
         time.
     on_message: told, in a line, of work that takes long and is no task's.
     """
