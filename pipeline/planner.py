@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,12 @@ from crosscast.pipeline.digest import canonical
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.fingerprint import installed_version, locked_versions
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
-from crosscast.pipeline.sources import SOURCES
+from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain
 from crosscast.targets import TARGETS
 
 if TYPE_CHECKING:
-    from crosscast.pipeline.sources import Source
     from crosscast.targets.base import Kind, Target
 
 DEFAULT_OPSET = 18
@@ -58,10 +56,9 @@ class _Builder:
         self.config = config
         self.steps: dict[str, Step] = {}
         self.source_options: dict[str, Any] = config.source.to_source()
-        module = SOURCES[self.source_options["kind"]]
-        self.source: Source = importlib.import_module(module)
+        self.source = open_source(self.source_options)
         # Stages find the source by name, which an import scan of their code does not see.
-        self.source_code = (f"{module}:load",)
+        self.source_code = (f"{SOURCES[self.source_options['kind']]}:load",)
         self.signature = config.signature().to_json()
         self._ids: dict[str, str] = {}
 

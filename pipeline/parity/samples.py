@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
 
 Origin = Literal["real", "swept", "synthetic", "adversarial"]
@@ -46,12 +47,6 @@ class Case:
     origin: Origin
     arrays: Arrays
     dims: Mapping[str, int] = field(default_factory=dict)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whose bytes depend on the value only; NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:

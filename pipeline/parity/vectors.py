@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from crosscast.pipeline.parity.samples import Case, write_json
+from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.parity.samples import Case
 from crosscast.pipeline.signature import Arrays, Signature
 
 DTYPES = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.manifest import MANIFEST, VECTORS, write_json
-from crosscast.pipeline.parity.vectors import write_tensors
+from crosscast.pipeline.parity.vectors import read_signature, write_tensors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, permute
 from crosscast.pipeline.stages import StageResult, function
 
@@ -29,7 +29,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
             _copy(entry, out / entry.name)
     model_files = _listing(out)
     layout: Layout | None = options["layout"]
-    signature = Signature.from_json(_json(inputs["reference"] / "signature.json"))
+    signature = read_signature(inputs["reference"])
     _write_vectors(inputs["reference"] / VECTORS, signature, layout, out / VECTORS)
     verdict = _json(inputs["verdict"] / "verdict.json")
     manifest = {

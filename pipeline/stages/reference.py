@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import CrosscastError, StageError
-from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases, write_json
+from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases
 from crosscast.pipeline.parity.vectors import DTYPES, Vector, write_vectors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor
 from crosscast.pipeline.sources import open_source

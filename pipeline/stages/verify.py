@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from crosscast.pipeline.errors import StageError, ToolchainError
+from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
 from crosscast.pipeline.parity.metrics import Numbers, compare
-from crosscast.pipeline.parity.samples import Case, write_json
+from crosscast.pipeline.parity.samples import Case
 from crosscast.pipeline.parity.tolerance import is_gated, tolerance
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
 from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge

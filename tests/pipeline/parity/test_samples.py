@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.samples import (
     Case,
     adversarial,
@@ -20,7 +21,6 @@ from crosscast.pipeline.parity.samples import (
     read_cases,
     synthetic,
     write_cases,
-    write_json,
 )
 from crosscast.pipeline.signature import Signature, Tensor
 

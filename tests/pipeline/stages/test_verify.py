@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from crosscast.pipeline.errors import StageError, ToolchainError
-from crosscast.pipeline.parity.samples import parity_cases, write_json
+from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.parity.samples import parity_cases
 from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
