@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
 
-Kind = Literal["exported_program", "onnx", "tflite", "coreml"]
-"""What a tree holds: `model.pt2`, `model.onnx`, `model.tflite`, `model.mlpackage/`."""
+Kind = Literal["exported_program", "saved_model", "onnx", "ort", "tflite", "coreml"]
+"""What a tree holds: `model.pt2`, `saved_model/`, `model.onnx`, `model.ort`, `model.tflite`,
+`model.mlpackage/`."""
 
-Delivered = Literal["fp32", "fp16", "int8"]
+Delivered = Literal["fp32", "fp16", "int8", "int4"]
 
 
 class Options(BaseModel):
@@ -78,7 +79,7 @@ class Target(Protocol):
 
     summary: one line for `crosscast targets`.
     format: kind of tree that the chain ends with.
-    precision_asked: what the audit must find delivered.
+    precision_asked: what the audit must find delivered; None for that of what it starts from.
     accepts: kinds that `convert` can start from, best first.
     toolchain, quantizer, runtime: where `convert`, `quantize`, and `open` and `precision` run.
     calibrated: whether `quantize` reads calibration samples.
@@ -87,7 +88,7 @@ class Target(Protocol):
 
     summary: str
     format: Kind
-    precision_asked: Delivered
+    precision_asked: Delivered | None
     accepts: tuple[Kind, ...]
     toolchain: Toolchain
     runtime: Toolchain

@@ -1,42 +1,23 @@
 """A YAML file becomes a Config, or one ConfigError that lists everything wrong with it.
 
-An entry reads `file:line:col: dotted.path: what; did you mean 'x'?`. A value that came from the
-environment is never echoed: messages show the `${VAR}` that the file has.
+An entry reads `file:line:col: dotted.path: what; did you mean 'x'?`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
-from crosscast.pipeline.config.schema import (
-    MEANINGS,
-    SOURCES_SCHEMA,
-    Config,
-    Input,
-    config_model,
-    did_you_mean,
-)
+from crosscast.pipeline.config.document import Document, Loc, dotted
+from crosscast.pipeline.config.fields import did_you_mean
+from crosscast.pipeline.config.inputs import Input
+from crosscast.pipeline.config.schema import Config, config_model
+from crosscast.pipeline.config.sources import SOURCES_SCHEMA
+from crosscast.pipeline.config.wording import names, validated
 from crosscast.pipeline.errors import ConfigError
 from crosscast.targets.base import Target
-
-MAX_NODES = 20_000  # of the expanded file: a few nested aliases stand for millions
-MAX_DEPTH = 50
-MAX_DIGITS = 100
-MAX_SHOWN = 60
-
-Loc = tuple[str | int, ...]
-Mark = tuple[int, int]
-"""Line and column, from 1."""
 
 
 def load(
@@ -58,7 +39,7 @@ def load(
     _check_source(document)
     _check_inputs(document)
     _check_targets(document, targets)
-    config = _validated(document, config_model(targets), context={"path": Path(path).absolute()})
+    config = validated(document, config_model(targets), context={"path": Path(path).absolute()})
     if config is None or document.lines:
         raise ConfigError("\n".join(text for _, text in sorted(document.lines)))
     return config
@@ -82,320 +63,6 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}:{line}:{column}: not UTF-8 text") from None
 
 
-# YAML 1.2
-
-
-class _Loader(yaml.SafeLoader):
-    """Composes nodes, with the core schema's scalars in place of YAML 1.1's."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012  # the base's own attribute
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem=f"nested over {MAX_DEPTH} deep", problem_mark=mark)
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-TAG = "tag:yaml.org,2002:"
-MERGE = f"{TAG}merge"
-SCALARS = {
-    f"{TAG}null": re.compile(r"(?:~|null|Null|NULL|)\Z"),
-    f"{TAG}bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
-    f"{TAG}int": re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
-    f"{TAG}float": re.compile(
-        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
-    ),
-    MERGE: re.compile(r"<<\Z"),
-}
-for _tag, _pattern in SCALARS.items():
-    _Loader.add_implicit_resolver(_tag, _pattern, None)
-
-
-def _number(text: str) -> int:
-    base = {"0o": 8, "0x": 16}.get(text[:2])
-    return int(text[2:], base) if base else int(text)
-
-
-CONVERT: Mapping[str, Any] = {
-    f"{TAG}null": lambda _: None,
-    f"{TAG}bool": lambda text: text.lower() == "true",
-    f"{TAG}int": _number,
-    f"{TAG}float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
-    MERGE: str,
-}
-VARIABLE = re.compile(r"\$(?:(?P<escape>\$)|\{(?P<inner>[^}]*)(?P<end>\}?))")
-INNER = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a value stands.
-
-    written: its text in the file, where variables were expanded in it.
-    hidden: what the variables gave, and how the file refers to them.
-    """
-
-    key: Mark
-    value: Mark
-    written: str | None = None
-    hidden: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass
-class Document:
-    """The values of a file, their places, and what was found wrong so far.
-
-    closed: places whose content is not worth another message.
-    """
-
-    name: str
-    environ: Mapping[str, str]
-    values: Any = None
-    places: dict[Loc, Place] = field(default_factory=dict)
-    lines: set[tuple[tuple[Mark, str], str]] = field(default_factory=set)
-    closed: set[Loc] = field(default_factory=set)
-    nodes: int = 0
-
-    def read(self, text: str) -> None:
-        """Fill in values and places. Raises ConfigError where nothing can be made of the file."""
-        root = self._composed(text)
-        if root is None:
-            raise ConfigError(f"{self.name}: the file is empty")
-        self.values = self._value(root, (), key=_mark(root.start_mark), trail=())
-        if not isinstance(self.values, dict):
-            shown = self.shown(())
-            raise self._fatal(root.start_mark, f"expected a mapping at the top, got {shown}")
-
-    def add(self, loc: Loc, what: str, *, at_key: bool = False, closes: bool = False) -> None:
-        """Note an error at a value or its key. A key that is missing has its mapping's place."""
-        # What is wrong with a key is so whatever its value is.
-        if any(loc[:length] in self.closed for length in range(len(loc) + (not at_key))):
-            return
-        if closes:
-            self.closed.add(loc)
-        if loc in self.places:
-            place = self.places[loc]
-            self._add(place.key if at_key else place.value, loc, what)
-        else:
-            self._add(self.places[loc[:-1]].key, loc, what)
-
-    def shown(self, loc: Loc) -> str:
-        """The value as the file has it, short enough for a message."""
-        written = self.places[loc].written
-        value = self.get(loc)
-        if isinstance(value, dict):
-            return "a mapping"
-        if isinstance(value, list):
-            parts = [self.shown((*loc, index)) for index in range(len(value))]
-            text = f"[{', '.join(parts)}]"
-            return text if len(text) <= MAX_SHOWN and "a mapping" not in parts else "a list"
-        if value is None or isinstance(value, bool):
-            return json.dumps(value)
-        text = repr(value if written is None else written)
-        return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-
-    def get(self, loc: Loc) -> Any:
-        """The value at a place; None where there is none."""
-        value = self.values
-        for step in loc:
-            if isinstance(value, dict):
-                value = value.get(step)
-            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-                value = value[step]
-            else:
-                return None
-        return value
-
-    def mapping(self, *loc: str) -> dict[str, Any]:
-        """The mapping at a place; empty where something else is."""
-        value = self.get(loc)
-        return value if isinstance(value, dict) else {}
-
-    def without_secrets(self, loc: Loc, text: str) -> str:
-        """The text with what variables gave at or under a place taken back."""
-        inside = [place for at, place in self.places.items() if at[: len(loc)] == loc]
-        for value, variable in (pair for place in inside for pair in place.hidden):
-            text = text.replace(value, variable)
-        return text
-
-    def _add(self, mark: Mark, loc: Loc, what: str) -> None:
-        path = dotted(loc)
-        at = f"{self.name}:{mark[0]}:{mark[1]}:"
-        self.lines.add(((mark, path), f"{at} {path}: {what}" if path else f"{at} {what}"))
-
-    def _fatal(self, mark: yaml.Mark | None, what: str) -> ConfigError:
-        line, column = _mark(mark)
-        return ConfigError(f"{self.name}:{line}:{column}: {what}")
-
-    def _composed(self, text: str) -> yaml.Node | None:
-        loader = None
-        try:
-            loader = _Loader(text)
-            node: yaml.Node | None = loader.get_single_node()
-            return node
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            parts = [part for part in (error.problem, error.context) if part]
-            if mark and text[: mark.index].endswith("$"):
-                parts.append("quote a '${VAR}' that stands in braces or brackets")
-            raise self._fatal(mark, f"not valid YAML: {', '.join(parts)}") from None
-        except yaml.reader.ReaderError as error:
-            before = text[: error.position]
-            mark_at = (before.count("\n") + 1, error.position - before.rfind("\n"))
-            what = f"character U+{ord(text[error.position]):04X} is not allowed"
-            raise ConfigError(f"{self.name}:{mark_at[0]}:{mark_at[1]}: {what}") from None
-        except (ValueError, OverflowError):
-            # PyYAML lets chr() fail on an escape over U+10FFFF.
-            assert loader is not None
-            raise self._fatal(loader.get_mark(), "not valid YAML: no such character") from None
-
-    def _value(self, node: yaml.Node, loc: Loc, *, key: Mark, trail: tuple[int, ...]) -> Any:
-        """The value of a node. `trail`: the nodes it stands in."""
-        self._count(node)
-        self.places[loc] = Place(key=key, value=_mark(node.start_mark))
-        trail = self._inside(trail, node, loc)
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, loc)
-        if node.tag not in (f"{TAG}map", f"{TAG}seq"):
-            self.add(loc, f"the tag '{node.tag}' is not supported", closes=True)
-            return None
-        if isinstance(node, yaml.SequenceNode):
-            return [
-                self._value(entry, (*loc, index), key=_mark(entry.start_mark), trail=trail)
-                for index, entry in enumerate(node.value)
-            ]
-        return {
-            name: self._value(value, (*loc, name), key=_mark(key_node.start_mark), trail=trail)
-            for name, (key_node, value) in self._entries(node, loc, trail).items()
-        }
-
-    def _count(self, node: yaml.Node) -> None:
-        self.nodes += 1
-        if self.nodes > MAX_NODES:
-            what = f"the file stands for over {MAX_NODES} values; it repeats aliases too often"
-            raise self._fatal(node.start_mark, what)
-
-    def _inside(self, trail: tuple[int, ...], node: yaml.Node, loc: Loc) -> tuple[int, ...]:
-        """The trail of what stands in the node. Aliases can make one that is long or endless."""
-        if id(node) in trail:
-            raise self._fatal(node.start_mark, f"{dotted(loc)}: this anchor contains itself")
-        if len(trail) >= MAX_DEPTH:
-            raise self._fatal(node.start_mark, f"{dotted(loc)}: nested over {MAX_DEPTH} deep")
-        return (*trail, id(node))
-
-    def _entries(
-        self, node: yaml.Node, loc: Loc, trail: tuple[int, ...]
-    ) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """The key and value nodes of a mapping by name; its own go before merged ones."""
-        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        for key, value in node.value:
-            mark = _mark(key.start_mark)
-            if not isinstance(key, yaml.ScalarNode) or key.tag not in (f"{TAG}str", MERGE):
-                scalar = isinstance(key, yaml.ScalarNode) and key.value
-                self._add(mark, loc, f"a key is text{f'; quote it: {scalar!r}' if scalar else ''}")
-            elif key.value in own:
-                first = _mark(own[key.value][0].start_mark)
-                at = f"{first[0]}:{first[1]}"
-                self._add(mark, (*loc, key.value), f"duplicate key; the first is at {at}")
-            else:
-                own[key.value] = (key, value)
-                if key.tag == MERGE:
-                    merged = self._merged(value, loc, trail)
-        return {**merged, **{name: own[name] for name in own if own[name][0].tag != MERGE}}
-
-    def _merged(
-        self, node: yaml.Node, loc: Loc, trail: tuple[int, ...]
-    ) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        entries: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        for part in parts:
-            if not isinstance(part, yaml.MappingNode):
-                self._add(_mark(part.start_mark), (*loc, "<<"), "expected a mapping to merge")
-                continue
-            self._count(part)
-            # The first mapping that has a key decides it.
-            entries = {**self._entries(part, loc, self._inside(trail, part, loc)), **entries}
-        return entries
-
-    def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> Any:
-        text: str = node.value
-        if node.tag == f"{TAG}str":
-            return self._expanded(text, loc)
-        if node.tag not in SCALARS:
-            self.add(loc, f"the tag '{node.tag}' is not supported", closes=True)
-        elif not SCALARS[node.tag].match(text):
-            kind = node.tag.removeprefix(TAG)
-            self.add(loc, f"the tag '!!{kind}' does not fit this text", closes=True)
-        elif len(text) > MAX_DIGITS:
-            self.add(loc, f"a number of over {MAX_DIGITS} digits", closes=True)
-        else:
-            return CONVERT[node.tag](text)
-        return None
-
-    def _expanded(self, text: str, loc: Loc) -> str:
-        """The text with `${VAR}`, `${VAR:-default}` and `$$` replaced."""
-        hidden: list[tuple[str, str]] = []
-        wrong: list[str] = []
-
-        def replace(match: re.Match[str]) -> str:
-            if match["escape"]:
-                return "$"
-            inner = INNER.fullmatch(match["inner"])
-            if not inner or not match["end"]:
-                wrong.append("expected '${NAME}' or '${NAME:-default}'; '$$' is a dollar sign")
-                return match[0]
-            value = self.environ.get(inner["name"])
-            if value:
-                hidden.append((value, match[0]))
-            elif inner["default"] is not None:
-                return inner["default"]
-            elif value is None:
-                wrong.append(f"the environment variable '{inner['name']}' is not set")
-                return match[0]
-            return value or ""
-
-        value = VARIABLE.sub(replace, text)
-        if value != text:
-            place = self.places[loc]
-            self.places[loc] = Place(place.key, place.value, text, ((value, text), *hidden))
-        if not _is_unicode(value):
-            wrong.append("this is not Unicode text")
-        for what in wrong:
-            self.add(loc, what)
-        if wrong:
-            self.closed.add(loc)
-        return value if _is_unicode(value) else ""
-
-
-def dotted(loc: Loc) -> str:
-    """A place as people read it: `inputs.image.shape[1]`."""
-    parts = [f"[{step}]" if isinstance(step, int) else f".{_printable(step)}" for step in loc]
-    return "".join(parts).removeprefix(".")
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else json.dumps(text)
-
-
-def _mark(mark: yaml.Mark | None) -> Mark:
-    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 # Checks that see more than one key
 
 
@@ -405,7 +72,7 @@ def _check_source(document: Document) -> None:
         return
     if not isinstance(source, dict):
         shown = document.shown(("source",))
-        what = f"expected a mapping with one of the keys {_names(kinds)}, got {shown}"
+        what = f"expected a mapping with one of the keys {names(kinds)}, got {shown}"
         document.add(("source",), what, closes=True)
         return
     chosen = [key for key in source if key in kinds]
@@ -417,7 +84,7 @@ def _check_source(document: Document) -> None:
         for key, hint in close:
             document.add(("source", key), f"unknown key{hint}", at_key=True)
         if not close:
-            what = f"one of the keys {_names(kinds)} is needed"
+            what = f"one of the keys {names(kinds)} is needed"
             document.add(("source",), what, at_key=True)
     if len(chosen) != 1:
         document.closed.add(("source",))
@@ -466,7 +133,7 @@ def _check_start(document: Document, targets: Mapping[str, Target], name: str) -
         hint = did_you_mean(start, [entry for entry in entries if entry != name])
         document.add(loc, f"no such target in this config: {shown}{hint}", closes=True)
     elif start in targets and not _can_start(targets[name], targets[start]):
-        accepted = _names(targets[name].accepts)
+        accepted = names(targets[name].accepts)
         what = f"'{name}' starts from {accepted}, but '{start}' gives '{targets[start].format}'"
         document.add(loc, what)
     circle = _circle(document, name)
@@ -491,140 +158,3 @@ def _circle(document: Document, name: str) -> list[str]:
 
 def _start(document: Document, name: str) -> Any:
     return document.mapping("targets", name).get("from")
-
-
-# Pydantic's findings, in words for people
-
-EXPECTED: Mapping[str, str] = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "path_type": "text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "none_required": "null",
-    "literal_error": "{expected}",
-    "enum": "{expected}",
-    "finite_number": "a finite number",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "less than {lt}",
-    "less_than_equal": "{le} or less",
-    "multiple_of": "a multiple of {multiple_of}",
-    "too_short": "a list of {min_length} or more",
-    "too_long": "a list of {max_length} or fewer",
-    "missing_item": "a longer list",
-}
-CHOICES = frozenset({"literal_error", "enum"})
-KINDS = CHOICES | {kind for kind in EXPECTED if kind.endswith("_type")}
-
-
-def _validated(
-    document: Document, model: type[Config], *, context: Mapping[str, Any]
-) -> Config | None:
-    """The config, or None with what is wrong noted in the document."""
-    targets = document.mapping("targets")
-    entries = {name: {} if entry is None else entry for name, entry in targets.items()}
-    values = {**document.values, **({"targets": entries} if targets else {})}
-    try:
-        # From JSON, strictness still takes a list for a tuple and text for a path.
-        return model.model_validate_json(json.dumps(values), strict=True, context=dict(context))
-    except ValidationError as error:
-        groups: dict[Loc, list[ErrorDetails]] = {}
-        for entry in error.errors(include_url=False):
-            groups.setdefault(_location(document, entry), []).append(entry)
-    for loc, entries_there in groups.items():
-        _add(document, model, loc, entries_there)
-    return None
-
-
-def _location(document: Document, error: ErrorDetails) -> Loc:
-    """The error's place in the file. Pydantic's own has the alternatives of unions in it."""
-    loc: Loc = ()
-    for step in error["loc"]:
-        if (*loc, step) in document.places:
-            loc = (*loc, step)
-    if error["type"] == "missing" and isinstance(error["loc"][-1], str):
-        return (*loc, error["loc"][-1])
-    return loc
-
-
-def _add(document: Document, model: type[Config], loc: Loc, errors: list[ErrorDetails]) -> None:
-    """Note the errors of one place: several where no alternative of a union fits."""
-    kind = errors[0]["type"]
-    if kind == "missing" and loc not in document.places:
-        document.add(loc, "this key is missing")
-    elif kind == "extra_forbidden":
-        known = sorted(_known_keys(model, errors[0]["loc"][:-1]))
-        hint = did_you_mean(str(loc[-1]), known) or f"; known here: {_names(known, 'and')}"
-        document.add(loc, f"unknown key{hint}", at_key=True)
-    else:
-        document.add(loc, _wording(document, loc, errors), at_key=kind == "key_missing")
-
-
-def _wording(document: Document, loc: Loc, errors: list[ErrorDetails]) -> str:
-    specific = [error for error in errors if error["type"] not in KINDS] or errors
-    phrases = dict.fromkeys(_expected(error) for error in specific)
-    if None in phrases:
-        return _own_words(document, loc, specific[0])
-    hint = ""
-    choices = [error["ctx"]["expected"] for error in specific if error["type"] in CHOICES]
-    if isinstance(value := document.get(loc), str):
-        hint = did_you_mean(value, re.findall(r"'([^']+)'", " ".join(choices)))
-    wanted = " or ".join(map(str, phrases))
-    return f"expected {wanted}, got {document.shown(loc)}{hint}"
-
-
-def _expected(error: ErrorDetails) -> str | None:
-    """What was expected, as a noun phrase; None for an error that has its own words."""
-    context = error.get("ctx", {})
-    if error["type"] == "string_pattern_mismatch":
-        return MEANINGS.get(context["pattern"], f"text like {context['pattern']}")
-    kind = "missing_item" if error["type"] == "missing" else error["type"]
-    whole = {key: int(bound) for key, bound in context.items() if _is_whole(bound)}
-    return EXPECTED[kind].format(**{**context, **whole}) if kind in EXPECTED else None
-
-
-def _is_whole(bound: object) -> bool:
-    return isinstance(bound, float) and bound.is_integer()
-
-
-def _own_words(document: Document, loc: Loc, error: ErrorDetails) -> str:
-    """The message of a validator, or pydantic's where nothing better is known."""
-    if error["type"] in ("problem", "key_missing"):
-        return error["msg"].replace("{got}", document.shown(loc))
-    text = re.sub(r"^(Value|Assertion) error, ", "", error["msg"])
-    text = re.sub(r"^\w+ should be", "expected", text)
-    return document.without_secrets(loc, " ".join(text.split()))
-
-
-def _known_keys(model: type[BaseModel], loc: Loc) -> set[str]:
-    """The keys that the mapping at a place can have."""
-    models = [model]
-    for step in loc:
-        fields = [entry for owner in models for entry in _fields(owner).items()]
-        inner = [annotation for name, annotation in fields if name == step]
-        chosen = [owner for owner in models if owner.__name__ == step]
-        # Any other step is a name or an index: it leads to the same models.
-        models = [found for entry in inner for found in _models(entry)] or chosen or models
-    return {name for owner in models for name in _fields(owner)}
-
-
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    return {entry.alias or name: entry.annotation for name, entry in model.model_fields.items()}
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models(argument)
-
-
-def _names(names: Iterable[str], conjunction: str = "or") -> str:
-    *most, last = [f"'{name}'" for name in names]
-    return f"{', '.join(most)} {conjunction} {last}" if most else last

@@ -11,15 +11,15 @@ import pytest
 from pydantic import Field, ValidationError
 
 import crosscast.pipeline.config.schema as module
+from crosscast.pipeline.config.fields import did_you_mean
 from crosscast.pipeline.config.schema import (
-    SOURCES_SCHEMA,
     TargetConfig,
     config_model,
-    did_you_mean,
     json_schema,
     parse_bytes,
     schema_text,
 )
+from crosscast.pipeline.config.sources import SOURCES_SCHEMA
 from crosscast.pipeline.errors import ConfigError
 from crosscast.targets.base import Options
 
