@@ -79,7 +79,6 @@ class Target(Protocol):
 
     summary: one line for `crosscast targets`.
     format: kind of tree that the chain ends with.
-    precision_asked: what the audit must find delivered; None for that of what it starts from.
     accepts: kinds that `convert` can start from, best first.
     toolchain, quantizer, runtime: where `convert`, `quantize`, and `open` and `precision` run.
     calibrated: whether `quantize` reads calibration samples.
@@ -88,7 +87,6 @@ class Target(Protocol):
 
     summary: str
     format: Kind
-    precision_asked: Delivered | None
     accepts: tuple[Kind, ...]
     toolchain: Toolchain
     runtime: Toolchain
@@ -99,6 +97,11 @@ class Target(Protocol):
     @property
     def Options(self) -> type[BaseModel]:
         """The target's own YAML keys."""
+        ...
+
+    @property
+    def precision_asked(self) -> Delivered | None:
+        """What the audit must find delivered; None for that of what the target starts from."""
         ...
 
     @property
