@@ -100,6 +100,7 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
                     "no_runtime": target.no_runtime,
                     "precision_asked": target.precision_asked,
                     "layout": None,
+                    "io": manifest.get("io"),
                     "parity": manifest["verdict"].get("parity", {}),
                 },
                 out=out,
@@ -121,12 +122,15 @@ def verdict_code(verdict: dict[str, Any]) -> int:
 
 
 def _write_reference(artifact: Path, manifest: dict[str, Any], out: Path) -> None:
-    """Lay the artifact's vectors out as the `reference` stage would."""
+    """Lay the artifact's vectors out as the `reference` stage would: in the source's dtypes."""
     (out / manifests.VECTORS).symlink_to((artifact / manifests.VECTORS).absolute())
     manifests.write_json(out / "cases.json", manifest["vectors"]["cases"])
-    manifests.write_json(
-        out / "signature.json", {key: manifest[key] for key in ("inputs", "outputs", "dims")}
-    )
+    source = manifest["vectors"]["dtypes"]
+    told = {
+        side: [{**tensor, "dtype": source[side][tensor["name"]]} for tensor in manifest[side]]
+        for side in ("inputs", "outputs")
+    }
+    manifests.write_json(out / "signature.json", {**told, "dims": manifest["dims"]})
 
 
 def _raise_unless_ok(outcome: Outcome | None) -> None:

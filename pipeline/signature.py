@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Tensor:
     dtype: numpy's name ("float32", "int64", "bool").
     layout: of a rank-4 image tensor; None for everything else.
     range: least and greatest value an input takes; None where it was not declared.
+    quantization: (scale, zero point) of an integer that stands for a real number, which is
+        scale * (value - zero point); None for everything else.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Tensor:
     dtype: str
     layout: Layout | None = None
     range: tuple[float, float] | None = None
+    quantization: tuple[float, int] | None = None
 
     def permuted(self, layout: Layout | None) -> Tensor:
         """The same tensor in another layout; itself where layouts do not apply to it."""
@@ -40,9 +43,7 @@ class Tensor:
         if order is None:
             return self
         shape = tuple(self.shape[axis] for axis in order)
-        return Tensor(
-            name=self.name, shape=shape, dtype=self.dtype, layout=layout, range=self.range
-        )
+        return replace(self, shape=shape, layout=layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +100,12 @@ def permute(arrays: Arrays, *, tensors: tuple[Tensor, ...], layout: Layout | Non
 
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:
-    bounds = entry.get("range")
+    bounds, numbers = entry.get("range"), entry.get("quantization")
     return Tensor(
         name=entry["name"],
         shape=tuple(entry["shape"]),
         dtype=entry["dtype"],
         layout=entry.get("layout"),
         range=None if bounds is None else (bounds[0], bounds[1]),
+        quantization=None if numbers is None else (numbers[0], numbers[1]),
     )

@@ -63,6 +63,8 @@ class Verdict:
     origins: number of cases by origin.
     worst: the worst case of each output, by output.
     rows: every comparison, its numbers rounded so that they are the same on every run.
+    quantization: scale and zero point of the artifact's integer inputs and outputs that stand for
+        the source's floats, by name.
     """
 
     status: Status
@@ -72,6 +74,7 @@ class Verdict:
     origins: Mapping[str, int] = field(default_factory=dict)
     worst: Mapping[str, Row] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
+    quantization: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def inputs(self) -> str:
@@ -93,6 +96,7 @@ class Verdict:
             "origins": dict(self.origins),
             "worst": {output: row.to_json() for output, row in self.worst.items()},
             "cases": [row.to_json() for row in self.rows],
+            "quantization": {name: list(pair) for name, pair in self.quantization.items()},
         }
 
     @classmethod
@@ -107,6 +111,7 @@ class Verdict:
             origins=value["origins"],
             worst={output: Row.from_json(row) for output, row in value["worst"].items()},
             rows=tuple(Row.from_json(row) for row in value["cases"]),
+            quantization={name: (pair[0], pair[1]) for name, pair in value["quantization"].items()},
         )
 
 

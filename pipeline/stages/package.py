@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.manifest import MANIFEST, VECTORS, write_json
+from crosscast.pipeline.parity.io import delivered
 from crosscast.pipeline.parity.vectors import read_signature, write_tensors
-from crosscast.pipeline.signature import Arrays, Layout, Signature, permute
+from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 
 NOTES = "notes.json"
@@ -22,7 +24,8 @@ NOT_SHIPPED = (NOTES, "signature.json")
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write model files, `vectors.safetensors`, `manifest.json` and `USAGE.md`.
 
-    The vectors are the parity cases and the source's outputs, in the artifact's own layout.
+    The vectors are the parity cases and the source's outputs, in the artifact's own layout and
+    in the source's dtypes.
     """
     for entry in sorted(inputs["model"].iterdir()):
         if entry.name not in NOT_SHIPPED:
@@ -32,12 +35,18 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     signature = read_signature(inputs["reference"])
     _write_vectors(inputs["reference"] / VECTORS, signature, layout, out / VECTORS)
     verdict = _json(inputs["verdict"] / "verdict.json")
+    shipped = _shipped(signature.permuted(layout), options["io"], verdict.pop("quantization"))
     manifest = {
         "schema": 1,
         **{key: options[key] for key in ("model", "version", "target", "format")},
         "files": [*model_files, _entry(out / VECTORS, out)],
-        **signature.permuted(layout).to_json(),
-        "vectors": {"path": VECTORS, "cases": _json(inputs["reference"] / "cases.json")},
+        **shipped.to_json(),
+        "io": options["io"],
+        "vectors": {
+            "path": VECTORS,
+            "cases": _json(inputs["reference"] / "cases.json"),
+            "dtypes": _dtypes(signature),
+        },
         "precision": verdict.pop("precision", None),
         "verdict": verdict,
         "allow_unverified": options["allow_unverified"],
@@ -49,6 +58,30 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     usage = function(options["usage"])(manifest=manifest)
     (out / "USAGE.md").write_text(usage, encoding="utf-8")
     return StageResult()
+
+
+def _shipped(
+    signature: Signature, io: str | None, quantization: Mapping[str, list[Any]]
+) -> Signature:
+    """The signature with the dtypes that the artifact has."""
+
+    def told(tensor: Tensor) -> Tensor:
+        pair = quantization.get(tensor.name)
+        return replace(tensor, quantization=None if pair is None else (pair[0], pair[1]))
+
+    return replace(
+        signature,
+        inputs=tuple(map(told, delivered(signature.inputs, io))),
+        outputs=tuple(map(told, delivered(signature.outputs, io))),
+    )
+
+
+def _dtypes(signature: Signature) -> dict[str, dict[str, str]]:
+    """The source's dtypes, which the vectors have whatever the artifact's are."""
+    return {
+        "inputs": {tensor.name: tensor.dtype for tensor in signature.inputs},
+        "outputs": {tensor.name: tensor.dtype for tensor in signature.outputs},
+    }
 
 
 def _copy(source: Path, target: Path) -> None:

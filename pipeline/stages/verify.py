@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from crosscast.pipeline.errors import StageError, ToolchainError
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
+from crosscast.pipeline.parity.io import delivered, given, restored
 from crosscast.pipeline.parity.metrics import Numbers, compare
 from crosscast.pipeline.parity.samples import Case
 from crosscast.pipeline.parity.tolerance import is_gated, tolerance
@@ -51,8 +52,8 @@ def verify(
 
     signature, vectors: of the source, in its layout; the vectors are read several times.
     options: open, precision: references to the target's functions. no_runtime: why it cannot run
-    here, or empty. precision_asked. layout: of the artifact, None for the source's. parity: the
-    user's limits.
+    here, or empty. precision_asked. layout, io: of the artifact, and the dtype of its floats;
+    None for the source's. parity: the user's limits.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
     asked = options["precision_asked"]
@@ -82,12 +83,13 @@ def verify(
         session=session,
         signature=signature,
         layout=options["layout"],
+        io=options["io"],
         baseline=baseline,
         precision=held.delivered,
     )
     problems = trial.declared()
     rows = list(chain.from_iterable(trial.rows(vector, problems) for vector in vectors()))
-    return judge(
+    verdict = judge(
         audit=audit,
         tolerance=limits,
         outputs=[tensor.name for tensor in signature.outputs],
@@ -96,6 +98,7 @@ def verify(
         origins=baseline.origins,
         unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
     )
+    return replace(verdict, quantization=trial.quantization())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,7 @@ class _Trial:
     session: Session
     signature: Signature
     layout: Layout | None
+    io: str | None
     baseline: Baseline
     precision: str
     refused: dict[str, list[str]] = field(default_factory=dict)
@@ -120,10 +124,16 @@ class _Trial:
     def declared(self) -> list[str]:
         """What the artifact declares otherwise than the source, one line each."""
         wanted = self.signature.permuted(self.layout)
+        inputs, outputs = delivered(wanted.inputs, self.io), delivered(wanted.outputs, self.io)
         return [
-            *_compare_declared("input", self.session.inputs, wanted.inputs, wanted.dims),
-            *_compare_declared("output", self.session.outputs, wanted.outputs, wanted.dims),
+            *_compare_declared("input", self.session.inputs, inputs, wanted.dims),
+            *_compare_declared("output", self.session.outputs, outputs, wanted.dims),
         ]
+
+    def quantization(self) -> dict[str, tuple[float, int]]:
+        """Scale and zero point of the inputs and outputs that have them, by name."""
+        tensors = (*self.session.inputs, *self.session.outputs)
+        return {tensor.name: tensor.quantization for tensor in tensors if tensor.quantization}
 
     def rows(self, vector: Vector, problems: list[str]) -> Iterator[Row]:
         """The comparison of each output of a case; a refusal to run goes to `refused`."""
@@ -131,7 +141,7 @@ class _Trial:
         wanted = permute(vector.outputs, tensors=self.signature.outputs, layout=self.layout)
         try:
             got = self.session.run(self._inputs(case))
-            found = {name: np.asarray(array) for name, array in got.items()}
+            found = self._restored(got)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - the artifact must take every case
@@ -148,11 +158,28 @@ class _Trial:
             return [f"outputs come in the order {found}, not {wanted}"]
         return [f"output '{name}' is none of the source's" for name in found if name not in wanted]
 
+    def _restored(self, got: Arrays) -> Arrays:
+        """The outputs in the dtypes that the source gives, where the artifact has others."""
+        found = {name: np.asarray(array) for name, array in got.items()}
+        if self.io is None:
+            return found
+        declared = {tensor.name: tensor for tensor in self.session.outputs}
+        wanted = [tensor for tensor in self.signature.outputs if tensor.name in declared]
+        return found | {
+            tensor.name: restored(
+                found[tensor.name], tensor=declared[tensor.name], dtype=tensor.dtype
+            )
+            for tensor in wanted
+            if tensor.name in found
+        }
+
     def _inputs(self, case: Case) -> Arrays:
         # copies, since a runtime may write into what it is given
         copies = {name: array.copy() for name, array in case.arrays.items()}
-        given = permute(copies, tensors=self.signature.inputs, layout=self.layout)
-        return {tensor.name: given[tensor.name] for tensor in self.signature.inputs}
+        fed = permute(copies, tensors=self.signature.inputs, layout=self.layout)
+        if self.io is not None:
+            return given(fed, tensors=self.session.inputs)
+        return {tensor.name: fed[tensor.name] for tensor in self.signature.inputs}
 
     def _row(self, case: Case, output: str, wanted: Arrays, found: Arrays) -> Row:
         if output in found:

@@ -56,6 +56,7 @@ def judged(honest: Path, artifact: Path, target: str = "", **options: Any) -> Ve
             "no_runtime": member.no_runtime,
             "precision_asked": member.precision_asked,
             "layout": None,
+            "io": None,
             "parity": {},
             **options,
         },

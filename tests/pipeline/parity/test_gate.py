@@ -131,6 +131,7 @@ def gate(net: Net, precision: str, monkeypatch: pytest.MonkeyPatch, delivered: s
         "no_runtime": "",
         "precision_asked": precision,
         "layout": net.layout,
+        "io": None,
         "parity": {},
     }
     return verify(artifact=Path("x"), signature=SIGNATURE, vectors=vectors, options=options)

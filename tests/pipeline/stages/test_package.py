@@ -39,6 +39,7 @@ VERDICT = {
     "reason": "",
     "precision": {"delivered": "fp32", "weights": {"float32": 20}},
     "outputs": [{"name": "mask", "snr_db": 120.5}],
+    "quantization": {},
 }
 IMAGE = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
 MASK = np.arange(80, dtype=np.float32).reshape(2, 2, 4, 5)
@@ -89,6 +90,7 @@ def pack(tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatc
                 "target": "onnx",
                 "format": "onnx",
                 "layout": None,
+                "io": None,
                 "source": "torch",
                 "allow_unverified": "",
                 "tools": {"onnx": "1.2"},
@@ -139,6 +141,10 @@ def test_the_manifest_says_all(pack: Pack, inputs: dict[str, Path]) -> None:
     assert manifest["vectors"] == {
         "path": "vectors.safetensors",
         "cases": [{"name": "real 0", "origin": "real", "dims": {"batch": 2}}],
+        "dtypes": {
+            "inputs": {"image": "float32", "scale": "float32"},
+            "outputs": {"mask": "float32", "label": "int64"},
+        },
     }
 
 
@@ -169,6 +175,21 @@ def test_vectors_and_manifest_are_in_the_artifacts_layout(pack: Pack) -> None:
     np.testing.assert_array_equal(vectors["0/out/mask"], MASK.transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(vectors["0/in/scale"], np.float32([1, 2]))
     np.testing.assert_array_equal(vectors["0/out/label"], np.int64([3, 4]))
+
+
+def test_the_manifest_has_the_artifacts_dtypes(pack: Pack, inputs: dict[str, Path]) -> None:
+    quantization = {"image": [0.5, 3], "scale": [0.25, 0], "mask": [1.0, -128]}
+    verdict = {**VERDICT, "quantization": quantization}
+    manifests.write_json(inputs["verdict"] / "verdict.json", verdict)
+    out = pack(io="int8")
+    manifest, vectors = manifests.read(out), load_file(out / "vectors.safetensors")
+    assert manifest["io"] == "int8"
+    assert [tensor["dtype"] for tensor in manifest["inputs"]] == ["int8", "int8"]
+    assert [tensor["dtype"] for tensor in manifest["outputs"]] == ["int8", "int64"]
+    assert manifest["inputs"][0]["quantization"] == [0.5, 3]
+    assert manifest["outputs"][1]["quantization"] is None
+    assert manifest["vectors"]["dtypes"]["inputs"]["image"] == "float32"
+    np.testing.assert_array_equal(vectors["0/in/image"], IMAGE)
 
 
 def test_a_tree_without_notes_is_fine(pack: Pack, inputs: dict[str, Path]) -> None:

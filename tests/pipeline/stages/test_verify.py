@@ -66,6 +66,7 @@ def verdict(
         "no_runtime": "",
         "precision_asked": "fp32",
         "layout": None,
+        "io": None,
         "parity": {},
         **options,
     }
@@ -189,3 +190,46 @@ def test_what_the_artifact_declares_must_match(
 def test_a_declared_shape_may_take_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = changed("inputs", shape=("n", "m"))
     assert verdict(tmp_path, monkeypatch, lambda: Session(truth, wide)).status == "passed"
+
+
+def quantized(scale: float, *, answer: Callable[[Arrays], Arrays] = truth) -> Session:
+    """A session of int8 inputs and outputs that computes `answer` on what they stand for."""
+
+    def told(tensor: Tensor) -> Tensor:
+        return replace(tensor, dtype="int8", quantization=(0.01, 0))
+
+    def run(inputs: Arrays) -> Arrays:
+        real = {name: (array * 0.01).astype(np.float32) for name, array in inputs.items()}
+        return {
+            name: np.rint(array / scale).astype(np.int8) for name, array in answer(real).items()
+        }
+
+    signature = replace(SIGNATURE, inputs=tuple(map(told, SIGNATURE.inputs)))
+    output = replace(SIGNATURE.outputs[0], dtype="int8", quantization=(scale, 0))
+    return Session(run, replace(signature, outputs=(output,)))
+
+
+def test_quantized_inputs_and_outputs_are_compared_as_what_they_stand_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = {"min_snr_db": 17.0, "max_error": 0.2, "reason": "as int8"}
+    found = verdict(tmp_path, monkeypatch, lambda: quantized(0.03), io="int8", parity=loose)
+    assert found.status == "passed", found.reason
+    assert found.quantization == {"a": (0.01, 0), "b": (0.01, 0), "y": (0.03, 0)}
+
+
+def test_a_quantized_artifact_that_computes_something_else_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = {"min_snr_db": 17.0, "max_error": 0.2, "reason": "as int8"}
+    wrong = lambda inputs: {"y": inputs["b"] - 2 * inputs["a"]}  # noqa: E731
+    found = verdict(
+        tmp_path, monkeypatch, lambda: quantized(0.03, answer=wrong), io="int8", parity=loose
+    )
+    assert found.status == "failed"
+
+
+def test_int8_that_nobody_asked_for_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = verdict(tmp_path, monkeypatch, lambda: quantized(0.03))
+    assert found.status == "failed"
+    assert "input 'a' is declared int8, the source has float32" in found.reason
