@@ -83,11 +83,14 @@ class _Builder:
                 return export, self._quantized(name, target, settings, base)
         else:
             export, base = self._base(name, target)
+        options = self._options(name)
+        if target.quantizer is None:
+            options |= self._own_io(name)
         converted = self._add(
             f"convert {name}",
             "convert",
             toolchain=target.toolchain,
-            options={"function": reference_to(target.convert), "options": self._options(name)},
+            options={"function": reference_to(target.convert), "options": options},
             inputs={"model": Output(base)},
             functions=(reference_to(target.convert),),
         )
@@ -97,7 +100,7 @@ class _Builder:
         """Raise ConfigError for an option of a conversion that `from` takes the place of."""
         own = settings.options()
         theirs = self.config.targets[str(settings.from_)].options()
-        for key in own:
+        for key in own.keys() - {"io"}:
             if key in settings.model_fields_set and own[key] != theirs.get(key):
                 raise self._differs(name, key)
 
@@ -112,7 +115,10 @@ class _Builder:
             f"quantize {name}",
             "quantize",
             toolchain=target.quantizer,
-            options={"function": function, "options": settings.quantize_options()},
+            options={
+                "function": function,
+                "options": settings.quantize_options() | self._own_io(name),
+            },
             inputs=inputs,
             functions=(function,),
         )
@@ -140,11 +146,25 @@ class _Builder:
         return export, export
 
     def _options(self, name: str) -> dict[str, Any]:
-        """The target's own options, with the opset that it gets where it names none."""
+        """The target's own options, with the opset that it gets where it names none, but for
+        `io`, which is for the step that ends the chain.
+        """
         options = self.config.targets[name].options()
+        options.pop("io", None)
         if "opset" in options and options["opset"] is None:
             options["opset"] = self._default_opset()
         return options
+
+    def _own_io(self, name: str) -> dict[str, str]:
+        """The option `io` where the target sets it."""
+        io = self.config.targets[name].options().get("io")
+        return {} if io is None else {"io": io}
+
+    def _io(self, name: str) -> str | None:
+        """The dtype of the artifact's float inputs and outputs; None for the source's own."""
+        start = self.config.targets[name].from_
+        inherited = self._io(start) if start else None
+        return self._own_io(name).get("io", inherited)
 
     def _layout(self, name: str) -> str | None:
         """The layout a target asks for, or that of the target it starts from."""
@@ -232,6 +252,7 @@ class _Builder:
                 "no_runtime": target.no_runtime,
                 "precision_asked": target.precision_asked,
                 "layout": self._layout(name),
+                "io": self._io(name),
                 "parity": settings.parity_options(),
             },
             inputs={"model": Output(model), "reference": Output(self._reference())},
@@ -261,6 +282,7 @@ class _Builder:
                 "target": name,
                 "format": target.format,
                 "layout": self._layout(name),
+                "io": self._io(name),
                 "source": self.source_options["kind"],
                 "allow_unverified": settings.allow_unverified,
                 "tools": tool_versions(used),
