@@ -8,22 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from cli import CONFIG, crosscast
+from runtimes import runner
 from safetensors.numpy import load_file
-
-from crosscast.targets import TARGETS
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 # Chelsea the cat, coffee, rocket, flower, china, motorcycle: the classes torch gives them.
 CLASSES = [282, 967, 657, 985, 698, 665]
+TARGETS = list(yaml.safe_load(CONFIG.read_text())["targets"])
 PROVEN = [name for name in TARGETS if name != "coreml-fp16"]
 
 
@@ -40,20 +40,6 @@ def vectors(artifact: Path) -> list[tuple[dict[str, Any], np.ndarray, np.ndarray
         (case, arrays[f"{index}/in/image"], arrays[f"{index}/out/logits"])
         for index, case in enumerate(cases)
     ]
-
-
-def runner(artifact: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The artifact in its own runtime, without any code of crosscast."""
-    if (artifact / "model.onnx").exists():
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(artifact / "model.onnx")
-        return lambda image: session.run(["logits"], {"image": image})[0]  # type: ignore[no-any-return]
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(artifact / "model.tflite"))
-    run = interpreter.get_signature_runner()
-    return lambda image: run(image=image)["logits"]  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("target", PROVEN)
@@ -73,7 +59,7 @@ def test_core_ml_is_unverified_where_there_is_no_runtime(built: Path) -> None:
 
 @pytest.mark.parametrize("target", PROVEN)
 def test_photos_get_the_classes_that_torch_gives(built: Path, target: str) -> None:
-    run = runner(built / target)
+    run = runner(built / target, output="logits")
     photos = [(x, y) for case, x, y in vectors(built / target) if case["origin"] == "real"][:6]
     assert [int(reference.argmax()) for _, reference in photos] == CLASSES
     assert [int(run(image).argmax()) for image, _ in photos] == CLASSES
@@ -115,6 +101,7 @@ def test_the_manifest_states_the_interface(built: Path, target: str) -> None:
             "dtype": "float32",
             "layout": "nchw",
             "range": [-1.0, 1.0],
+            "quantization": None,
         }
     ]
     assert [(t["name"], t["shape"]) for t in value["outputs"]] == [("logits", ["batch", 1000])]
