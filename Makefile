@@ -26,7 +26,7 @@ bench: $(READY) $(MODELS)  ## speed, as ratios against hand-written scripts in t
 
 $(READY): pyproject.toml .ci/constraints.txt tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -c .ci/constraints.txt -r tests/requirements.txt -e '.[torch,onnx,tflite,coreml]'
+	$(PIP) install -q -c .ci/constraints.txt -r tests/requirements.txt -e '.[all]'
 	touch $@
 
 $(MODELS): configs/zoo/models.txt $(READY)
