@@ -66,6 +66,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def of_path(path: Path) -> str:
+    """sha256 of a file; of a directory, the digest of the tree it holds."""
+    return of_entries(measure(path, follow=True)) if path.is_dir() else file_sha256(path)
+
+
 def of_entries(entries: Mapping[str, Entry]) -> str:
     """The digest of a tree: of the path, content and size of each file, and nothing else."""
     return of_json([[path, entry.sha256, entry.size] for path, entry in sorted(entries.items())])

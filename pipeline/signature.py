@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Layout = Literal["nchw", "nhwc"]
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
+
+STRING = "string"
+"""The dtype of text. In memory: numpy arrays of dtype object that hold str."""
 
 PERMUTATIONS: dict[tuple[Layout, Layout], tuple[int, ...]] = {
     ("nchw", "nhwc"): (0, 2, 3, 1),
@@ -23,9 +27,10 @@ class Tensor:
     """One input or output.
 
     shape: an int for a fixed dimension, a name for a dynamic one.
-    dtype: numpy's name ("float32", "int64", "bool").
+    dtype: numpy's name ("float32", "int64", "bool"), or "string".
     layout: of a rank-4 image tensor; None for everything else.
     range: least and greatest value an input takes; None where it was not declared.
+    values: strings that an input of dtype "string" takes; None where they were not declared.
     quantization: (scale, zero point) of an integer that stands for a real number, which is
         scale * (value - zero point); None for everything else.
     """
@@ -36,6 +41,7 @@ class Tensor:
     layout: Layout | None = None
     range: tuple[float, float] | None = None
     quantization: tuple[float, int] | None = None
+    values: tuple[str, ...] | None = None
 
     def permuted(self, layout: Layout | None) -> Tensor:
         """The same tensor in another layout; itself where layouts do not apply to it."""
@@ -51,12 +57,14 @@ class Signature:
     """The inputs and outputs of a model, in order.
 
     dims: the least and greatest size of each dynamic dimension, by name.
+    steps: what sizes of a dimension are multiples of, by name; 1 where it is not told.
     outputs: empty until the source has been run once.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...] = ()
     dims: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def permuted(self, layout: Layout | None) -> Signature:
         """The signature of the same model with its image inputs and outputs in `layout`."""
@@ -64,11 +72,13 @@ class Signature:
             inputs=tuple(tensor.permuted(layout) for tensor in self.inputs),
             outputs=tuple(tensor.permuted(layout) for tensor in self.outputs),
             dims=self.dims,
+            steps=self.steps,
         )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form that `from_json` reads back."""
-        return asdict(self)
+        value = asdict(self)
+        return value if self.steps else {key: value[key] for key in value if key != "steps"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -77,7 +87,20 @@ class Signature:
             inputs=tuple(_tensor(entry) for entry in value["inputs"]),
             outputs=tuple(_tensor(entry) for entry in value.get("outputs", ())),
             dims={name: (low, high) for name, (low, high) in value.get("dims", {}).items()},
+            steps=dict(value.get("steps", {})),
         )
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype for that of a Tensor: strings are objects (str) in memory."""
+    import numpy as np  # not above: planning needs signatures, but no arrays
+
+    return np.dtype(object if name == STRING else name)
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The inverse of `numpy_dtype`; numpy's own arrays of Unicode are strings as well."""
+    return STRING if dtype.kind in "OU" else dtype.name
 
 
 def axes(source: Layout | None, wanted: Layout | None) -> tuple[int, ...] | None:
@@ -101,6 +124,7 @@ def permute(arrays: Arrays, *, tensors: tuple[Tensor, ...], layout: Layout | Non
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:
     bounds, numbers = entry.get("range"), entry.get("quantization")
+    values = entry.get("values")
     return Tensor(
         name=entry["name"],
         shape=tuple(entry["shape"]),
@@ -108,4 +132,5 @@ def _tensor(entry: Mapping[str, Any]) -> Tensor:
         layout=entry.get("layout"),
         range=None if bounds is None else (bounds[0], bounds[1]),
         quantization=None if numbers is None else (numbers[0], numbers[1]),
+        values=None if values is None else tuple(values),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 Warmth = tuple[tuple[str, ...], Path | None]
@@ -41,3 +41,17 @@ class Toolchain:
 
 
 CORE = Toolchain(name="core", preload=("numpy", "safetensors.numpy"), distributions=("numpy",))
+
+
+IMAGES = Toolchain(
+    name="images", preload=CORE.preload, distributions=("numpy", "pillow"), extra="images"
+)
+"""Where a folder of images is read."""
+
+
+def with_images(toolchain: Toolchain) -> Toolchain:
+    """The toolchain, whose steps read images as well."""
+    if toolchain == CORE:
+        return IMAGES
+    distributions = (*toolchain.distributions, "pillow")
+    return replace(toolchain, name=f"{toolchain.name}+images", distributions=distributions)

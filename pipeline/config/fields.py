@@ -8,13 +8,24 @@ shows as the file has it, so that no expanded variable is ever echoed. With a va
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 SLUG = r"^[a-z0-9._-]*[a-z0-9][a-z0-9._-]*$"
@@ -24,14 +35,16 @@ SEMVER = (
 )
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 CODE = r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$"
-SAMPLES = r"^.+(\.npz|\.py:[A-Za-z_][A-Za-z0-9_]*)$"
+URL = r"^(https?|file)://[^\s]+$"
+SHA256 = r"^[0-9a-f]{64}$"
 MEMORY = r"^([1-9][0-9]{0,17}) ?(B|KiB|MiB|GiB|TiB)$"
 MEANINGS: Mapping[str, str] = {
     SLUG: "lower-case letters, digits, '.', '_' and '-', with a letter or digit among them",
     SEMVER: "a version such as '1.2.0'",
     NAME: "a name of letters, digits and '_'",
     CODE: "'file.py:function'",
-    SAMPLES: "'file.py:function' or a '.npz' file",
+    URL: "a url that begins with https://, http:// or file://",
+    SHA256: "64 hexadecimal digits, in lower case",
 }
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -39,7 +52,7 @@ Dtype = Literal[
     "float16", "float32", "float64",
     "int8", "int16", "int32", "int64",
     "uint8", "uint16", "uint32", "uint64",
-    "bool",
+    "bool", "string",
 ]  # fmt: skip
 
 
@@ -88,10 +101,53 @@ def _existing_code(reference: str, info: ValidationInfo) -> str:
     return f"{path}:{function}"
 
 
+def _existing_model(reference: str, info: ValidationInfo) -> str:
+    if re.fullmatch(CODE, reference):
+        return _existing_code(reference, info)
+    if re.search(r"\.py(:|$)", reference):
+        raise problem(f"expected {MEANINGS[CODE]}, got {{got}}")
+    return str(_existing(reference, info))
+
+
+def _existing_saved_model(reference: str, info: ValidationInfo) -> str:
+    if re.search(r"\.py(:|$)", reference):
+        return _existing_model(reference, info)
+    folder = _existing_folder(reference, info, wanted=f"{MEANINGS[CODE]} or a SavedModel directory")
+    names = [folder / f"saved_model.{end}" for end in ("pb", "pbtxt")]
+    if info.context and not any(name.is_file() for name in names):
+        raise problem("no SavedModel: the directory {got} has no saved_model.pb")
+    return str(folder)
+
+
 def _existing_samples(reference: str, info: ValidationInfo) -> str:
+    if re.fullmatch(CODE, reference):
+        return _existing_code(reference, info)
     if reference.endswith(".npz"):
         return str(_existing(reference, info))
-    return _existing_code(reference, info)
+    wanted = "'file.py:function', an '.npz' file or a folder of images"
+    return str(_existing_folder(reference, info, wanted=wanted))
+
+
+def sample_file(reference: str) -> str:
+    """The file that samples come from: that of 'file.py:function', or the .npz itself."""
+    return reference.rpartition(":")[0] if re.fullmatch(CODE, reference) else reference
+
+
+def _existing_folder(name: str, info: ValidationInfo, *, wanted: str) -> Path:
+    """The absolute path of a folder; `wanted` is all that the key may be, for messages."""
+    if not info.context:
+        return Path(name)
+    base = Path(info.context["path"]).parent
+    try:
+        found = (base / name).resolve()
+        if found.is_dir():
+            return found
+        is_file = found.is_file()
+    except (OSError, RuntimeError, ValueError):
+        is_file = False
+    if is_file:
+        raise problem(f"expected {wanted}, got {{got}}")
+    raise problem(f"no such file or folder: {{got}}; expected {wanted}")
 
 
 def _top_level_names(path: Path) -> set[str]:
@@ -123,12 +179,60 @@ def _parsed(path: Path) -> ast.Module:
         raise problem(f"{place} is not valid Python: {{got}}: {why}") from None
 
 
-ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
-Code = Annotated[str, Field(pattern=CODE), AfterValidator(_existing_code)]
-SampleSet = Annotated[str, Field(pattern=SAMPLES), AfterValidator(_existing_samples)]
-
-
 class Model(BaseModel):
     """Base of the config's mappings: frozen, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Download(Model):
+    """A file that a build fetches, once: its text is the path that it then has."""
+
+    url: str = Field(pattern=URL, description="Where it is: https://, http:// or file://.")
+    sha256: str = Field(
+        pattern=SHA256, description="Digest of the file, which `sha256sum FILE` prints."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _digest_given(cls, value: object) -> object:
+        if isinstance(value, Mapping) and "url" in value and value.get("sha256") is None:
+            raise PydanticCustomError(
+                "key_missing",
+                "a url needs the file's 'sha256', which says which file is meant; "
+                "`sha256sum FILE` prints it",
+            )
+        return value
+
+    @property
+    def path(self) -> Path:
+        """Where it is kept once it is fetched."""
+        from crosscast.pipeline.store import default_root
+
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", unquote(urlsplit(self.url).path).rpartition("/")[2])
+        return default_root() / "downloads" / self.sha256 / (name.strip(".") or "file")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def _place(value: object) -> str:
+    return "Download" if isinstance(value, Mapping | Download) else "file"
+
+
+def _fetched_or(kind: Any) -> Any:
+    """A type whose values may be downloads as well."""
+    return Annotated[
+        Annotated[kind, Tag("file")] | Annotated[Download, Tag("Download")], Discriminator(_place)
+    ]
+
+
+if TYPE_CHECKING:
+    ExistingFile = Path | Download
+    CodeOrFile = str | Download
+else:
+    ExistingFile = _fetched_or(Annotated[Path, AfterValidator(_existing_file)])
+    CodeOrFile = _fetched_or(Annotated[str, Field(min_length=1), AfterValidator(_existing_model)])
+Code = Annotated[str, Field(pattern=CODE), AfterValidator(_existing_code)]
+CodeOrFolder = Annotated[str, Field(min_length=1), AfterValidator(_existing_saved_model)]
+SampleSet = Annotated[str, Field(min_length=1), AfterValidator(_existing_samples)]

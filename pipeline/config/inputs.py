@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
 from crosscast.pipeline.config.fields import NAME, Dtype, Model, problem
-from crosscast.pipeline.signature import Layout, Tensor
+from crosscast.pipeline.config.preprocess import Preprocess, image_layout, misfit
+from crosscast.pipeline.signature import STRING, Layout, Tensor
 
 BATCH_SIZES = (1, 4)
 OTHER_SIZES = (1, 64)
@@ -21,9 +22,11 @@ def _dimension(size: int | str) -> int | str:
     return size
 
 
-def _ordered_sizes(sizes: tuple[int, int]) -> tuple[int, int]:
+def _ordered_sizes(sizes: list[int]) -> list[int]:
     if sizes[0] > sizes[1]:
         raise problem("expected [least, greatest], got {got}")
+    if any(size % step for step in sizes[2:] for size in sizes[:2]):
+        raise problem("expected [least, greatest, step] with multiples of the step, got {got}")
     return sizes
 
 
@@ -47,12 +50,13 @@ def _limits(dtype: str) -> tuple[float, float]:
 Size = Annotated[int, Field(ge=1)]
 DimensionName = Annotated[str, Field(pattern=NAME)]
 Dimension = Annotated[Size | DimensionName, AfterValidator(_dimension)]
-Sizes = Annotated[tuple[Size, Size], AfterValidator(_ordered_sizes)]
+Sizes = Annotated[list[Size], Field(min_length=2, max_length=3), AfterValidator(_ordered_sizes)]
 
 
 class Input(Model):
     """One input. A dynamic dimension is a name in `shape`; a key of that name gives its
-    [least, greatest] size (default: [1, 4] for 'batch' and for any first dimension, else [1, 64]).
+    [least, greatest] size (default: [1, 4] for 'batch' and for any first dimension, else [1, 64]),
+    or [least, greatest, step] where sizes have to be multiples of a step.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -61,14 +65,21 @@ class Input(Model):
     shape: list[Dimension] = Field(
         description="Sizes of the dimensions, in order; a name stands for a dynamic one."
     )
-    dtype: Dtype = Field(description="Element type, by numpy's name.")
+    dtype: Dtype = Field(description="Element type, by numpy's name, or 'string'.")
     range: tuple[FiniteFloat, FiniteFloat] | None = Field(
         default=None, description="[low, high] of the values that the model is made for."
+    )
+    values: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Strings that made inputs are drawn from; by default a few neutral words.",
     )
     layout: Layout | None = Field(
         default=None,
         description="Layout of a rank-4 image input; by default the source framework's own where "
-        "the dtype is a float.",
+        "the dtype is a float, and with `preprocess` what the place of the channels tells.",
+    )
+    preprocess: Preprocess | None = Field(
+        default=None, description="How an image becomes this input."
     )
 
     @field_validator("range")
@@ -79,13 +90,23 @@ class Input(Model):
         dtype = info.data.get("dtype")
         if value is None or dtype is None:
             return value
-        if dtype == "bool":
-            raise problem("a bool input has no range")
+        if dtype in ("bool", STRING):
+            more = "; 'values' lists what it takes" if dtype == STRING else ""
+            raise problem(f"a {dtype} input has no range{more}")
         if value[0] >= value[1]:
             raise problem("expected [low, high] with low below high, got {got}")
         least, greatest = _limits(dtype)
         if value[0] < least or value[1] > greatest:
             raise problem(f"not within [{least}, {greatest}] of {dtype}: {{got}}")
+        return value
+
+    @field_validator("values")
+    @classmethod
+    def _values_fit(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if value is not None and info.data.get("dtype", STRING) != STRING:
+            raise problem("only a string input has values; a number has a 'range'")
+        if value is not None and any("\0" in text for text in value):
+            raise problem("a string cannot hold a NUL character: {got}")
         return value
 
     @field_validator("layout")
@@ -96,17 +117,45 @@ class Input(Model):
             raise problem(f"only an input of 4 dimensions has a layout, this one has {rank}")
         return value
 
+    @field_validator("preprocess")
+    @classmethod
+    def _preprocess_fits(cls, value: Preprocess | None, info: ValidationInfo) -> Preprocess | None:
+        given = info.data
+        if value is not None and {"shape", "dtype", "range", "layout"} <= given.keys():
+            wrong = misfit(
+                value.steps(),
+                shape=given["shape"],
+                dtype=given["dtype"],
+                layout=given["layout"],
+                bounds=given["range"],
+            )
+            if wrong:
+                raise problem(wrong)
+        return value
+
     def sizes(self) -> Mapping[str, tuple[int, int]]:
         """The declared [least, greatest] of dynamic dimensions, by name."""
-        return self.__pydantic_extra__ or {}
+        declared = (self.__pydantic_extra__ or {}).items()
+        return {name: (sizes[0], sizes[1]) for name, sizes in declared}
+
+    def steps(self) -> Mapping[str, int]:
+        """What the sizes of dimensions have to be multiples of, by name, where it is declared."""
+        declared = (self.__pydantic_extra__ or {}).items()
+        return {name: sizes[2] for name, sizes in declared if len(sizes) > 2}
 
     def tensor(self, name: str, *, layout: Layout) -> Tensor:
         """Under that name; `layout` is the source framework's own."""
         own = layout if len(self.shape) == 4 and self.dtype.startswith("float") else None
+        bounds = self.range
+        if self.preprocess is not None:
+            steps = self.preprocess.steps()
+            own = image_layout(self.shape, steps.channels) or layout
+            bounds = bounds or steps.range(self.dtype)
         return Tensor(
             name=name,
             shape=tuple(self.shape),
             dtype=self.dtype,
             layout=self.layout or own,
-            range=self.range,
+            range=bounds,
+            values=None if self.values is None else tuple(self.values),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from crosscast.pipeline.config.document import Document, Loc, dotted
 from crosscast.pipeline.config.fields import did_you_mean
@@ -17,7 +17,8 @@ from crosscast.pipeline.config.schema import Config, config_model
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA
 from crosscast.pipeline.config.wording import names, validated
 from crosscast.pipeline.errors import ConfigError
-from crosscast.targets.base import Target
+from crosscast.pipeline.sources import SOURCES, open_source
+from crosscast.targets.base import Kind, Target
 
 
 def load(
@@ -40,6 +41,8 @@ def load(
     _check_inputs(document)
     _check_targets(document, targets)
     config = validated(document, config_model(targets), context={"path": Path(path).absolute()})
+    if config is not None:
+        _check_folders(document, config)
     if config is None or document.lines:
         raise ConfigError("\n".join(text for _, text in sorted(document.lines)))
     return config
@@ -88,7 +91,7 @@ def _check_source(document: Document) -> None:
             document.add(("source",), what, at_key=True)
     if len(chosen) != 1:
         document.closed.add(("source",))
-    elif SOURCES_SCHEMA[chosen[0]].needs_inputs and not document.get(("inputs",)):
+    elif SOURCES_SCHEMA[chosen[0]].asks_inputs(source[chosen[0]]) and not document.get(("inputs",)):
         what = f"a {chosen[0]} source does not state its inputs; declare them here"
         document.add(("inputs",), what, at_key=True, closes=True)
 
@@ -117,10 +120,61 @@ def _check_targets(document: Document, targets: Mapping[str, Target]) -> None:
     for name in entries:
         if name in targets:
             if targets[name].calibrated and calibration is None:
-                what = "needs calibration samples; add 'samples: {calibration: file.py:function}'"
+                what = (
+                    "needs calibration samples; add 'samples: {calibration: file.py:function}', "
+                    "an .npz, a folder of images, or 'synthetic'"
+                )
                 document.add(("targets", name), what, at_key=True)
             if isinstance(_start(document, name), str):
                 _check_start(document, targets, name)
+            if document.mapping("targets", name).get("via") is not None:
+                _check_via(document, targets, name)
+            if document.mapping("targets", name).get("preprocess") == "fold":
+                _check_fold(document, targets, name)
+
+
+def _check_via(document: Document, targets: Mapping[str, Target], name: str) -> None:
+    loc, via = ("targets", name, "via"), document.mapping("targets", name)["via"]
+    accepted = targets[name].accepts
+    if via not in get_args(Kind):
+        return  # told with the other values of a wrong type
+    if _start(document, name) is not None:
+        document.add(loc, "contradicts 'from': one says what this target starts from; remove it")
+    elif via not in accepted:
+        document.add(loc, f"'{name}' cannot start from '{via}'; it starts from {names(accepted)}")
+    else:
+        chosen = [key for key in document.mapping("source") if key in SOURCES]
+        given = open_source({"kind": chosen[0]}).kinds if chosen else accepted
+        if via not in given:
+            what = f"a {chosen[0]} source cannot give '{via}'; it gives {names(given)}"
+            document.add(loc, what)
+
+
+def _check_fold(document: Document, targets: Mapping[str, Target], name: str) -> None:
+    loc = ("targets", name, "preprocess")
+    inputs = document.mapping("inputs").values()
+    if not any(isinstance(entry, dict) and entry.get("preprocess") for entry in inputs):
+        document.add(loc, "no input declares a 'preprocess' that could be folded in")
+    elif document.mapping("targets", name).get("io") is not None:
+        document.add(loc, "contradicts 'io': images are fed as uint8 pixels; remove one of them")
+    elif _start(document, name) is None and "onnx" not in targets[name].accepts:
+        document.add(loc, "cannot be done: this target does not start from ONNX; remove it")
+
+
+def _check_folders(document: Document, config: Config) -> None:
+    """A folder of images feeds the one input that says how an image becomes it."""
+    for purpose in ("parity", "calibration"):
+        spec = getattr(config.samples, purpose)
+        if spec is None or not Path(spec).is_dir():
+            continue
+        loc = ("samples", purpose)
+        if not config.preprocessing():
+            what = "needs a 'preprocess' of the input that the images become"
+            document.add(loc, f"a folder of images {what}")
+        elif len(config.inputs) > 1:
+            inputs = names(config.inputs, "and")
+            what = f"a folder of images feeds one input, this model has {inputs}"
+            document.add(loc, f"{what}; give 'file.py:function' or an .npz")
 
 
 def _check_start(document: Document, targets: Mapping[str, Target], name: str) -> None:

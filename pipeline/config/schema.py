@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,8 +25,10 @@ from pydantic import (
     FiniteFloat,
     PrivateAttr,
     Tag,
+    ValidationInfo,
     WithJsonSchema,
     create_model,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -35,22 +37,51 @@ from crosscast.pipeline.config.fields import MEMORY, SEMVER, SLUG, UNITS, Model,
 from crosscast.pipeline.config.inputs import BATCH_SIZES, OTHER_SIZES, Input
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA, Source
 from crosscast.pipeline.errors import ConfigError
+from crosscast.pipeline.preprocess import Preprocessing
 from crosscast.pipeline.signature import Layout, Signature
-from crosscast.targets.base import Target
+from crosscast.targets.base import Kind, Target
+
+SYNTHETIC = "synthetic"
+"""In place of calibration samples: inputs drawn from the declared ranges."""
 
 
 class Samples(Model):
-    """Real inputs: a function that yields dicts of arrays by input name, or an .npz with an array
-    for each input, samples along its first axis.
+    """Real inputs: a function that yields dicts of arrays by input name, an .npz with an array
+    for each input, samples along its first axis, or a folder of images for an input that declares
+    its `preprocess`. What a function or an .npz gives is taken as preprocessed already.
     """
 
     parity: SampleSet | None = Field(
         default=None,
-        description="'file.py:function' or .npz to compare artifacts with the source on.",
+        description="'file.py:function', .npz or folder of images to compare artifacts with the "
+        "source on; without it, inputs are drawn from the declared ranges.",
     )
-    calibration: SampleSet | None = Field(
-        default=None, description="'file.py:function' or .npz to calibrate int8 targets on."
+    calibration: Literal["synthetic"] | SampleSet | None = Field(
+        default=None,
+        description="'file.py:function', .npz or folder of images to calibrate int8 targets on, "
+        "other samples than those of `parity`; 'synthetic' draws them from the declared ranges.",
+        union_mode="left_to_right",
     )
+
+    @field_validator("parity", mode="before")
+    @classmethod
+    def _drawn_without_a_word(cls, value: object) -> object:
+        if value == SYNTHETIC:
+            raise problem("leave this key out: without samples, inputs are drawn")
+        return value
+
+    @field_validator("calibration")
+    @classmethod
+    def _differ(cls, value: str | None, info: ValidationInfo) -> str | None:
+        parity = info.data.get("parity")
+        if value is None or parity is None or value == SYNTHETIC:
+            return value
+        if value == parity:
+            raise problem("the same samples as 'parity': {got}; they must differ")
+        one, other = Path(value), Path(parity)
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise problem("{got} and the folder of 'parity' lie in each other; they must differ")
+        return value
 
 
 class Parity(Model):
@@ -84,9 +115,19 @@ class TargetConfig(Model):
         alias="from",
         description="Target of this config whose result this one starts from.",
     )
+    via: Kind | None = Field(
+        default=None,
+        description="What the conversion starts from, of the kinds that this target can start "
+        "from and the source can give; default the best of them.",
+    )
     layout: Layout | None = Field(
         default=None,
         description="Layout of the artifact's image inputs and outputs; default the source's.",
+    )
+    preprocess: Literal["fold"] | None = Field(
+        default=None,
+        description="fold: the artifact takes uint8 images of the model's own size, and the rest "
+        "of the declared preprocessing is in its graph.",
     )
     parity: Parity = Field(default=Parity(), description="This target's own tolerance.")
     allow_unverified: str = Field(
@@ -193,7 +234,18 @@ class Config(Model):
         """The declared inputs; a file that states its own completes them."""
         layout = type(self.source).layout
         tensors = tuple(entry.tensor(name, layout=layout) for name, entry in self.inputs.items())
-        return Signature(inputs=tensors, dims=self._dims())
+        steps = [entry.steps() for entry in self.inputs.values()]
+        return Signature(
+            inputs=tensors, dims=self._dims(), steps=reduce(operator.or_, map(dict, steps), {})
+        )
+
+    def preprocessing(self) -> dict[str, Preprocessing]:
+        """How images become inputs, by input, where that is declared."""
+        return {
+            name: entry.preprocess.steps()
+            for name, entry in self.inputs.items()
+            if entry.preprocess is not None
+        }
 
     def _dims(self) -> dict[str, tuple[int, int]]:
         shapes = [entry.shape for entry in self.inputs.values()]

@@ -5,69 +5,92 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from itertools import permutations
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.parity.samples import Case
-from crosscast.pipeline.signature import Arrays, Signature, Tensor
+from crosscast.pipeline.parity.tensors import encoded
+from crosscast.pipeline.signature import STRING, Arrays, Signature, Tensor, numpy_dtype
 
 RANGE_SLACK = 1e-6
 """Of the declared range's width: what normalising an image in float32 may step over."""
 
 
-def real_case(sample: Any, *, signature: Signature, index: int) -> Case:
+def real_case(sample: Any, *, signature: Signature, index: int, origin: str = "") -> Case:
     """The case that a user's sample makes: a mapping of arrays by input name, or a bare array
     where the model has one input.
 
+    origin: the name of the file that it comes from, where it has one of its own.
+
     Raises StageError that names the sample, the input and what was expected. Floats are cast to
     the input's float dtype, and integers to its integer dtype where all values fit; no other
-    casts are made, since they mostly hide a forgotten preprocessing step.
+    casts are made, since they mostly hide a forgotten preprocessing step. Strings are arrays of
+    str or of numpy's Unicode.
     """
-    where = f"sample {index}"
+    where = f"sample {index}" + (f" ({origin})" if origin else "")
     given = _by_name(sample, signature, where)
     dims: dict[str, int] = {}
     arrays: Arrays = {}
     for tensor in signature.inputs:
         label = f"{where}: input '{tensor.name}'"
-        array = _array(given[tensor.name], label)
+        array = _array(given[tensor.name], tensor, label)
         _check_shape(array, tensor, signature, dims, label)
         arrays[tensor.name] = _check_values(_cast(array, tensor, label), tensor, label)
-    return Case(name=f"real {index}", origin="real", arrays=arrays, dims=dims)
+    name = f"real {index}" + (f" {origin}" if origin else "")
+    return Case(name=name, origin="real", arrays=arrays, dims=dims)
 
 
-def npz_samples(archive: Mapping[str, NDArray[Any]], *, signature: Signature) -> Iterator[Arrays]:
+class Rows(Protocol):
+    """An array that is read along its first axis; numpy's own arrays are such."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rows, in order."""
+        ...
+
+
+def npz_samples(archive: Mapping[str, Rows], *, signature: Signature) -> Iterator[Arrays]:
     """The samples that an .npz holds: one array for each input, with samples along its first axis.
 
     An array of one more dimension than the input holds whole inputs. One of as many dimensions
     holds rows, and each sample is a batch of one: for this the input's first dimension must be
-    dynamic or 1.
+    dynamic or 1. One sample is in memory at a time.
     """
-    ranks = {tensor.name: tensor for tensor in signature.inputs}
     _check_names(archive, signature, "samples file")
-    lengths = {name: len(array) if array.ndim else 0 for name, array in archive.items()}
+    lengths = {name: rows.shape[0] if rows.shape else 0 for name, rows in archive.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"'{name}' {length}" for name, length in lengths.items())
         raise StageError(
             f"samples file: the arrays hold different numbers of samples: {found}",
             fix="give every input one entry for each sample along the first axis",
         )
-    for index in range(min(lengths.values(), default=0)):
-        yield {name: _entry(array, ranks[name], index) for name, array in archive.items()}
+    if any(lengths.values()):
+        tensors = {tensor.name: tensor for tensor in signature.inputs}
+        entries = [_entries(rows, tensors[name]) for name, rows in archive.items()]
+        for sample in zip(*entries, strict=True):
+            yield dict(zip(archive, sample, strict=True))
 
 
-def _entry(array: NDArray[Any], tensor: Tensor, index: int) -> NDArray[Any]:
-    rank = len(tensor.shape)
-    if array.ndim == rank + 1:
-        return np.asarray(array[index])
-    if array.ndim == rank and (isinstance(tensor.shape[0], str) or tensor.shape[0] == 1):
-        return array[index : index + 1]
-    raise StageError(
-        f"samples file: input '{tensor.name}' has shape {_text(array.shape)}",
-        fix=f"its first axis counts samples, each of shape {_text(tensor.shape)}",
+def _entries(rows: Rows, tensor: Tensor) -> Iterator[NDArray[Any]]:
+    """What each sample has of an array."""
+    rank = len(rows.shape)
+    is_whole = rank == len(tensor.shape) + 1
+    is_stack = rank == len(tensor.shape) and (
+        isinstance(tensor.shape[0], str) or tensor.shape[0] == 1
     )
+    if not is_whole and not is_stack:
+        raise StageError(
+            f"samples file: input '{tensor.name}' has shape {_text(rows.shape)}",
+            fix=f"its first axis counts samples, each of shape {_text(tensor.shape)}",
+        )
+    return (np.asarray(row) if is_whole else np.asarray(row)[None] for row in rows)
 
 
 def _by_name(sample: Any, signature: Signature, where: str) -> Mapping[str, Any]:
@@ -101,16 +124,29 @@ def _inputs_are(names: list[str]) -> str:
     return "the model's inputs are " + ", ".join(f"'{name}'" for name in names)
 
 
-def _array(value: Any, label: str) -> NDArray[Any]:
+def _array(value: Any, tensor: Tensor, label: str) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise StageError(f"{label}: is not an array: {error}", fix="give a numpy array") from error
+    if tensor.dtype == STRING:
+        return _strings(array, label)
     if array.dtype.kind not in "fiub":
         raise StageError(
             f"{label}: has dtype {array.dtype}", fix="give an array of numbers or booleans"
         )
     return array
+
+
+def _strings(array: NDArray[Any], label: str) -> NDArray[Any]:
+    if array.dtype.kind not in "OU":
+        raise StageError(
+            f"{label}: has dtype {array.dtype}, expected strings",
+            fix="give an array of str (bytes: decode them first)",
+        )
+    strings = array.astype(object)
+    encoded(strings, name=label)  # refuses what cannot be stored, such as None for a missing one
+    return strings
 
 
 def _check_shape(
@@ -129,6 +165,12 @@ def _check_shape(
             raise StageError(
                 f"{label}: dimension '{dim}' is {size}, declared {low} to {high}",
                 fix=f"widen the declared sizes of '{dim}', or leave this sample out",
+            )
+        if size % signature.steps.get(dim, 1):
+            raise StageError(
+                f"{label}: dimension '{dim}' is {size}, declared in steps of "
+                f"{signature.steps[dim]}",
+                fix=f"give samples whose '{dim}' is a multiple of {signature.steps[dim]}",
             )
         if dims.setdefault(dim, size) != size:
             raise StageError(
@@ -154,7 +196,9 @@ def _axes_hint(array: NDArray[Any], tensor: Tensor) -> str:
 
 
 def _cast(array: NDArray[Any], tensor: Tensor, label: str) -> NDArray[Any]:
-    wanted = np.dtype(tensor.dtype)
+    if tensor.dtype == STRING:
+        return array
+    wanted = numpy_dtype(tensor.dtype)
     kinds = array.dtype.kind + wanted.kind
     if kinds == "ff":
         _check_finite(array, label)

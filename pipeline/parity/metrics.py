@@ -8,7 +8,7 @@ output is typically like (`Extent.typical` over the cases that stand for real us
                 least LEAST_SPAN of the greatest magnitude
     cosine    = r . g / (|r| |g|), 1 where both are all zero, 0 where one of them is
     agreement = share of the rows along the last axis with the same argmax
-    mismatch  = share of unequal elements (integers and booleans, which have no other number)
+    mismatch  = share of unequal elements (integers, booleans, strings: they have no other number)
 
 T keeps a case with nothing in it (zeros in, zeros out) from being judged at the scale of its own
 rounding noise. Cases outside real use do not count in T, so none of them can widen it.
@@ -65,7 +65,9 @@ class Extent:
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Extent:
-        """Of one array."""
+        """Of one array; of strings only their number."""
+        if array.dtype.kind not in "fiub":
+            return cls(finite=array.size)
         values = _finite(array)
         if not values.size:
             return cls()
@@ -94,7 +96,7 @@ def compare(reference: NDArray[Any], got: NDArray[Any], *, typical: Extent) -> N
     if problem:
         return Numbers(problem=problem, elements=reference.size)
     if reference.dtype.kind != "f":
-        unequal = float(np.mean(reference != got)) if reference.size else 0.0
+        unequal = float(np.mean(np.asarray(reference != got, bool))) if reference.size else 0.0
         return Numbers(mismatch=unequal, elements=reference.size)
     wanted, given = _finite(reference), _finite(got)
     snr_db, max_error = _distance(wanted, given, typical)

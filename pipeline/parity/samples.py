@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.manifest import write_json
-from crosscast.pipeline.signature import Arrays, Signature, Tensor
+from crosscast.pipeline.parity.tensors import encoded, metadata, read_tensors
+from crosscast.pipeline.signature import STRING, Arrays, Signature, Tensor, numpy_dtype
 
 Origin = Literal["real", "swept", "synthetic", "adversarial"]
 
@@ -26,8 +27,15 @@ DEFAULT_RANGE = {"f": (-1.0, 1.0), "i": (0.0, 1.0), "u": (0.0, 1.0), "b": (0.0, 
 """By numpy's kind, for an input that declares no range. Integers are mostly indices, and 0 and 1
 exist in any table."""
 
+DEFAULT_VALUES = ("", "a", "one two", "Hello, world!", "naïve café", "A-b_c 3.14", "two  spaces\t")
+"""For a string input that declares no values: nothing, words, punctuation, other letters than
+ASCII's, digits, runs of white space."""
+
 SYNTHETIC_CASES = 3
 """At least so many: two different inputs are needed to see that an output varies at all."""
+
+TEXT_CASES = 12
+"""Strings have no ends to go to: they are drawn more often, several times at each size."""
 
 STACKED_CASES = 8
 """Real cases that are held in memory to be stacked into batches."""
@@ -57,7 +65,9 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
     entries: list[dict[str, Any]] = []
     for index, case in enumerate(cases):
         name = f"{index:04d}.safetensors"
-        save_file({key: _dense(value) for key, value in case.arrays.items()}, out / name)
+        strings = [key for key, value in case.arrays.items() if value.dtype.kind == "O"]
+        stored = {key: _stored(key, value) for key, value in case.arrays.items()}
+        save_file(stored, out / name, metadata=metadata(strings))
         entries.append(
             {"name": case.name, "origin": case.origin, "file": name, "dims": dict(case.dims)}
         )
@@ -67,13 +77,11 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
 
 def read_cases(tree: Path) -> Iterator[Case]:
     """The cases of a tree in order, each read when it is asked for."""
-    from safetensors.numpy import load_file
-
     for entry in json.loads((tree / "cases.json").read_text(encoding="utf-8")):
         yield Case(
             name=entry["name"],
             origin=entry["origin"],
-            arrays=load_file(tree / entry["file"]),
+            arrays=read_tensors(tree / entry["file"]),
             dims=entry["dims"],
         )
 
@@ -95,14 +103,20 @@ def parity_cases(real: Iterable[Case], *, signature: Signature) -> Iterator[Case
         yield case
     yield from swept(stack, signature=signature, seen=seen)
     if not found or set(dynamic_dims(signature)) - {batch}:
-        yield from synthetic(signature)
+        texts = any(tensor.dtype == STRING for tensor in signature.inputs)
+        yield from synthetic(signature, least=TEXT_CASES if texts else SYNTHETIC_CASES)
     yield from adversarial(signature)
 
 
-def synthetic(signature: Signature, *, seed: int = 0) -> Iterator[Case]:
-    """Inputs drawn evenly from the declared ranges, at least, middle and greatest sizes."""
+def synthetic(
+    signature: Signature, *, seed: int = 0, least: int = SYNTHETIC_CASES
+) -> Iterator[Case]:
+    """Inputs drawn evenly from the declared ranges, at least, middle and greatest sizes.
+
+    seed: cases of different seeds differ. least: how many there are at least.
+    """
     every = bindings(signature)
-    for index in range(max(len(every), SYNTHETIC_CASES)):
+    for index in range(max(len(every), least)):
         dims = every[index % len(every)]
         random = np.random.default_rng([seed, index])
         arrays = {tensor.name: _drawn(tensor, dims, random) for tensor in signature.inputs}
@@ -150,16 +164,22 @@ def example(signature: Signature) -> Arrays:
 
 def assumed_ranges(signature: Signature) -> list[str]:
     """For people: which made inputs come from a default range, for want of a declared one."""
-    return [
-        f"input '{tensor.name}' declares no range: values in [{low:g}, {high:g}] were assumed"
-        for tensor in signature.inputs
-        if tensor.range is None and tensor.dtype != "bool"
-        for low, high in [limits(tensor)]
-    ]
+    return [text for tensor in signature.inputs if (text := _assumed(tensor))]
+
+
+def _assumed(tensor: Tensor) -> str:
+    if tensor.dtype == STRING:
+        assumed = "" if tensor.values else "values: some short words were assumed"
+    elif tensor.range is None and tensor.dtype != "bool":
+        low, high = limits(tensor)
+        assumed = f"range: values in [{low:g}, {high:g}] were assumed"
+    else:
+        assumed = ""
+    return assumed and f"input '{tensor.name}' declares no {assumed}"
 
 
 def limits(tensor: Tensor) -> tuple[float, float]:
-    """Least and greatest value that a made input takes."""
+    """Least and greatest value that a made input takes; not for strings."""
     return tensor.range or DEFAULT_RANGE[np.dtype(tensor.dtype).kind]
 
 
@@ -188,7 +208,9 @@ def bindings(signature: Signature) -> list[dict[str, int]]:
     high: dict[str, int] = {}
     for name in dynamic_dims(signature):
         low[name], high[name] = _bounds(signature, name)
-        middle[name] = _odd_middle(low[name], high[name], taken=set(middle.values()))
+        step = signature.steps.get(name, 1)
+        taken = {size // step for size in middle.values()}
+        middle[name] = _odd_middle(low[name] // step, high[name] // step, taken=taken) * step
     every = [low, middle, high]
     return [dims for index, dims in enumerate(every) if dims not in every[:index]]
 
@@ -214,9 +236,10 @@ def _small(signature: Signature) -> dict[str, int]:
     fixed = {dim for tensor in signature.inputs for dim in tensor.shape if isinstance(dim, int)}
     dims: dict[str, int] = {}
     for name in names:
-        low, high = _bounds(signature, name)
-        start = min(max(low, 2), high)
-        window = range(start, min(high, start + len(names) + len(fixed)) + 1)
+        step = signature.steps.get(name, 1)
+        low, high = (bound // step for bound in _bounds(signature, name))
+        start = min(max(low, 2), high) * step
+        window = range(start, min(high * step, start + (len(names) + len(fixed)) * step) + 1, step)
         free = [size for size in window if size not in dims.values()]
         unlike = [size for size in free if size not in fixed]
         dims[name] = next(iter([*unlike, *free, start]))
@@ -228,8 +251,12 @@ def _shape(tensor: Tensor, dims: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def _drawn(tensor: Tensor, dims: Mapping[str, int], random: np.random.Generator) -> NDArray[Any]:
+    shape, dtype = _shape(tensor, dims), numpy_dtype(tensor.dtype)
+    if tensor.dtype == STRING:
+        values = _values(tensor)
+        places = random.integers(0, len(values), shape)
+        return np.asarray(np.array(values, dtype=dtype)[places])
     low, high = limits(tensor)
-    shape, dtype = _shape(tensor, dims), np.dtype(tensor.dtype)
     if dtype.kind == "f":
         # rounding to the dtype may step over an end of the range
         drawn = np.asarray(random.uniform(low, high, shape)).astype(dtype)
@@ -239,15 +266,27 @@ def _drawn(tensor: Tensor, dims: Mapping[str, int], random: np.random.Generator)
 
 
 def _extreme(tensor: Tensor, dims: Mapping[str, int], name: str) -> NDArray[Any]:
-    low, high = limits(tensor)
-    rest = min(max(0.0, low), high)
+    low, high, rest = _ends(tensor)
     value = {"zeros": rest, "least": low, "greatest": high, "impulse": rest}[name]
-    array = np.full(_shape(tensor, dims), value, dtype=tensor.dtype)
+    array = np.full(_shape(tensor, dims), value, dtype=numpy_dtype(tensor.dtype))
     if name == "impulse":
         rows = array.reshape(array.shape[0] if array.ndim > 1 else 1, -1)
         # off every axis of symmetry, so that a flip or a shift moves it
         rows[:, int(rows.shape[1] * 0.382)] = high
     return array
+
+
+def _ends(tensor: Tensor) -> tuple[Any, Any, Any]:
+    """The least and the greatest value, and what is nearest to nothing."""
+    if tensor.dtype == STRING:
+        values = _values(tensor)
+        return min(values, key=len), max(values, key=len), "" if "" in values else values[0]
+    low, high = limits(tensor)
+    return low, high, min(max(0.0, low), high)
+
+
+def _values(tensor: Tensor) -> tuple[str, ...]:
+    return tensor.values or DEFAULT_VALUES
 
 
 def _tiled(name: str, cases: Sequence[Case], size: int) -> NDArray[Any]:
@@ -259,6 +298,8 @@ def _same(one: Arrays, other: Arrays) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def _dense(array: NDArray[Any]) -> NDArray[Any]:
+def _stored(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind == "O":
+        return encoded(array, name=name)
     # ascontiguousarray would give a scalar a dimension
     return np.array(array, order="C")

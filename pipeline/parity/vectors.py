@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.samples import Case
+from crosscast.pipeline.parity.tensors import encoded, metadata, open_tensors
 from crosscast.pipeline.signature import Arrays, Signature
 
 DTYPES = {
@@ -79,16 +80,14 @@ def read_vectors(file: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[V
 
     entries: name, origin and dims of each case, as in `cases.json`.
     """
-    from safetensors import safe_open
-
-    with safe_open(file, framework="numpy") as opened:
+    with open_tensors(file) as tensors:
         keys: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-        for key in opened.keys():  # noqa: SIM118 - not a mapping
+        for key in tensors:
             index, side, name = key.split("/", 2)
             keys[index, side][name] = key
         for place, entry in enumerate(entries):
             read = {
-                side: {name: opened.get_tensor(key) for name, key in keys[str(place), side].items()}
+                side: {name: tensors[key] for name, key in keys[str(place), side].items()}
                 for side in ("in", "out")
             }
             case = Case(
@@ -110,14 +109,19 @@ def read_signature(tree: Path) -> Signature:
 
 
 def write_tensors(path: Path, tensors: Iterable[tuple[str, NDArray[Any]]]) -> None:
-    """Write a safetensors file from a stream of tensors.
+    """Write a safetensors file from a stream of tensors, strings as `tensors` has them.
 
     Wide items come first, so that every tensor is aligned and a device can map the file.
     """
     places: dict[str, _Place] = {}
     with ExitStack() as stack:
         parts: dict[int, IO[bytes]] = {}
-        for key, array in tensors:
+        strings: list[str] = []
+        for key, given in tensors:
+            array = given
+            if given.dtype.kind == "O":
+                strings.append(key)
+                array = encoded(given, name=key)
             width = array.dtype.itemsize
             if width not in parts:
                 parts[width] = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
@@ -130,14 +134,19 @@ def write_tensors(path: Path, tensors: Iterable[tuple[str, NDArray[Any]]]) -> No
                 start=start,
                 end=parts[width].tell(),
             )
-        _assemble(path, parts, places)
+        _assemble(path, parts, places, metadata(strings))
 
 
-def _assemble(path: Path, parts: Mapping[int, IO[bytes]], places: Mapping[str, _Place]) -> None:
+def _assemble(
+    path: Path,
+    parts: Mapping[int, IO[bytes]],
+    places: Mapping[str, _Place],
+    told: Mapping[str, str],
+) -> None:
     widths = sorted(parts, reverse=True)
     sizes = [parts[width].tell() for width in widths]
     bases = {width: sum(sizes[:index]) for index, width in enumerate(widths)}
-    header = {
+    header: dict[str, Any] = {
         key: {
             "dtype": place.dtype,
             "shape": place.shape,
@@ -145,6 +154,8 @@ def _assemble(path: Path, parts: Mapping[int, IO[bytes]], places: Mapping[str, _
         }
         for key, place in places.items()
     }
+    if told:
+        header["__metadata__"] = told
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:

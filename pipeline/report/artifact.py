@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from crosscast.targets.families import preprocessing
+
 
 def describe(manifest: Mapping[str, Any]) -> str:
     """Files, inputs and outputs, precision and verdict of an artifact."""
@@ -16,6 +18,7 @@ def describe(manifest: Mapping[str, Any]) -> str:
         *_precision(manifest.get("precision")),
         *(f"input:   {_tensor(tensor)}" for tensor in manifest["inputs"]),
         *(f"output:  {_tensor(tensor)}" for tensor in manifest["outputs"]),
+        *_samples(manifest),
         *(
             f"file:    {entry['path']}  {entry['size']} bytes  sha256:{entry['sha256']}"
             for entry in manifest["files"]
@@ -23,6 +26,22 @@ def describe(manifest: Mapping[str, Any]) -> str:
         "tools:   " + ", ".join(f"{name} {v}" for name, v in manifest["tools"].items()),
     ]
     return "\n".join(lines)
+
+
+def _samples(manifest: Mapping[str, Any]) -> list[str]:
+    """How images become inputs, and what ranges were measured on."""
+    found = manifest.get("calibration")
+    return [
+        *(
+            f"preprocessing of {name}: {preprocessing.line(entry)}"
+            for name, entry in (manifest.get("preprocessing") or {}).items()
+        ),
+        *(
+            [f"calibration: {found['cases']} {found['origin']} samples, sha256:{found['sha256']}"]
+            if found
+            else []
+        ),
+    ]
 
 
 def _precision(precision: Mapping[str, Any] | None) -> list[str]:

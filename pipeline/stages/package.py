@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crosscast.pipeline.digest import file_sha256
-from crosscast.pipeline.manifest import MANIFEST, VECTORS, write_json
+from crosscast.pipeline.digest import file_sha256, of_path
+from crosscast.pipeline.manifest import CALIBRATION, MANIFEST, VECTORS, write_json
 from crosscast.pipeline.parity.io import delivered
+from crosscast.pipeline.parity.tensors import open_tensors
 from crosscast.pipeline.parity.vectors import read_signature, write_tensors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
@@ -36,12 +37,15 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     _write_vectors(inputs["reference"] / VECTORS, signature, layout, out / VECTORS)
     verdict = _json(inputs["verdict"] / "verdict.json")
     shipped = _shipped(signature.permuted(layout), options["io"], verdict.pop("quantization"))
+    calibrated = "calibration" in inputs
     manifest = {
         "schema": 1,
         **{key: options[key] for key in ("model", "version", "target", "format")},
         "files": [*model_files, _entry(out / VECTORS, out)],
         **shipped.to_json(),
         "io": options["io"],
+        "preprocessing": options["preprocessing"],
+        "calibration": _json(inputs["calibration"] / CALIBRATION) if calibrated else None,
         "vectors": {
             "path": VECTORS,
             "cases": _json(inputs["reference"] / "cases.json"),
@@ -112,20 +116,18 @@ def _entry(path: Path, root: Path) -> dict[str, Any]:
 
 def _source_digests(inputs: Mapping[str, Path]) -> dict[str, str]:
     return {
-        name.removeprefix("source."): file_sha256(path)
+        name.removeprefix("source."): of_path(path)
         for name, path in sorted(inputs.items())
-        if name.startswith("source.") and path.is_file()
+        if name.startswith("source.")
     }
 
 
 def _write_vectors(source: Path, signature: Signature, layout: Layout | None, out: Path) -> None:
-    from safetensors import safe_open
-
     def permuted(key: str) -> Arrays:
         _, direction, name = key.split("/", 2)
         tensors = signature.inputs if direction == "in" else signature.outputs
-        return permute({name: file.get_tensor(key)}, tensors=tensors, layout=layout)
+        return permute({name: stored[key]}, tensors=tensors, layout=layout)
 
-    with safe_open(source, framework="numpy") as file:
-        pairs = ((key, array) for key in file.keys() for array in permuted(key).values())  # noqa: SIM118
+    with open_tensors(source) as stored:
+        pairs = ((key, array) for key in stored for array in permuted(key).values())
         write_tensors(out, pairs)

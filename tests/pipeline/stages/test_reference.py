@@ -152,7 +152,7 @@ def test_nan_is_deterministic_and_noted(stage: Callable[..., StageResult]) -> No
         (lambda image: {"y": image if len(image) < 3 else image[0]}, "4 dimensions|3 dimensions"),
         (lambda _: {}, "gives no output"),
         (lambda image: {"y": image.astype(complex)}, "'y' has dtype complex128"),
-        (lambda _: {"y": None}, "'y' has dtype object"),
+        (lambda _: {"y": None}, "'y' holds a NoneType"),
         (lambda image: {"y": image[3]}, r"refuses case '1 2' \(image \(1, 3, 2, 2\)\): IndexError"),
     ],
 )

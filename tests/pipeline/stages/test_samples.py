@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -7,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from crosscast.pipeline import sources
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.parity.samples import read_cases
+from crosscast.pipeline.preprocess import Preprocessing
 from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.pipeline.sources.fold import Folded
 from crosscast.pipeline.stages import StageResult
 from crosscast.pipeline.stages.samples import run
+from crosscast.pipeline.toolchain import CORE
 
 SIGNATURE = Signature(
     inputs=(Tensor(name="x", shape=("batch", 3), dtype="float32"),), dims={"batch": (1, 4)}
@@ -168,3 +173,129 @@ def test_calibration_samples_come_in_the_layout_of_the_model(tmp_path: Path) -> 
     (case,) = read_cases(tmp_path / "out")
     assert case.arrays["image"].shape == (1, 4, 5, 3)
     assert case.arrays["image"][0, 0, 0].tolist() == [0, 20, 40]
+
+
+IMAGE = Signature(
+    inputs=(Tensor(name="image", shape=(1, 3, 4, 4), dtype="float32", layout="nchw"),)
+)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(2):
+        Image.fromarray(np.full((6, 6, 3), index, np.uint8)).save(folder / f"{index}.png")
+    (folder / "readme.txt").touch()
+    return folder
+
+
+def images(out: Path, folder: Path, purpose: str = "parity", **options: Any) -> StageResult:
+    steps = Preprocessing(crop=(4, 4), scale=0.5)
+    whole: dict[str, Any] = {
+        "source": {"kind": "fake"},
+        "signature": IMAGE.to_json(),
+        "samples": str(folder),
+        "purpose": purpose,
+        "layout": None,
+        "preprocess": {"image": steps.to_json()},
+        **options,
+    }
+    return run(inputs={"samples": folder}, options=json.loads(json.dumps(whole)), out=out)
+
+
+def test_a_folder_of_images_gives_real_cases(tmp_path: Path, photos: Path) -> None:
+    result = images(tmp_path / "out", photos)
+    cases = [case for case in read_cases(tmp_path / "out") if case.origin == "real"]
+    assert [case.name for case in cases] == ["real 0 0.png", "real 1 1.png"]
+    assert [float(case.arrays["image"].max()) for case in cases] == [0.0, 0.5]
+    assert result.notes["reason"] == "photos: files that are no images, left out: 1"
+
+
+def test_an_image_that_does_not_fit_is_named(tmp_path: Path, photos: Path) -> None:
+    steps = Preprocessing(crop=(4, 5)).to_json()
+    with pytest.raises(StageError, match=r"sample 0 \(0\.png\): input 'image': has shape"):
+        images(tmp_path / "out", photos, preprocess={"image": steps})
+
+
+def fold() -> dict[str, Any]:
+    folded = Folded.of(IMAGE.inputs[0], Preprocessing(crop=(4, 4), scale=0.5)).to_json()
+    return {"kind": "fake", "fold": {"image": folded}}
+
+
+def test_with_a_fold_images_stay_pixels(tmp_path: Path, photos: Path) -> None:
+    sys.modules["fake_source"].toolchain = CORE  # type: ignore[attr-defined]
+    steps = {"image": Preprocessing(crop=(4, 4)).to_json()}
+    images(tmp_path / "out", photos, source=fold(), preprocess=steps)
+    case = next(read_cases(tmp_path / "out"))
+    assert (case.arrays["image"].shape, case.arrays["image"].dtype) == ((1, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("body", "refused"),
+    [
+        ("samples = lambda: [np.zeros((1, 4, 4, 3), np.uint8)]", False),
+        ("samples = lambda: [np.zeros((1, 3, 4, 4), np.float32)]", True),
+    ],
+)
+def test_with_a_fold_a_function_gives_pixels(tmp_path: Path, body: str, refused: bool) -> None:
+    sys.modules["fake_source"].toolchain = CORE  # type: ignore[attr-defined]
+    options = {
+        "source": fold(),
+        "signature": IMAGE.to_json(),
+        "samples": user_file(tmp_path, body),
+        "purpose": "parity",
+    }
+    if not refused:
+        run(inputs={}, options=options, out=tmp_path / "out")
+        return
+    with pytest.raises(StageError) as caught:
+        run(inputs={}, options=options, out=tmp_path / "out")
+    assert "with `preprocess: fold` the model takes 'image' uint8[1, 4, 4, 3]" in str(caught.value)
+    assert "folder of images" in caught.value.fix
+
+
+def calibration(tree: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tree / "calibration.json").read_text())
+    return found
+
+
+def test_a_calibration_set_has_a_digest_of_its_content(tmp_path: Path) -> None:
+    stage(tmp_path / "a", user_file(tmp_path, TWO), "calibration")
+    np.savez(tmp_path / "s.npz", x=np.float32([[[0.1] * 3], [[0.2] * 3]]))
+    stage(tmp_path / "b", "s.npz", "calibration", npz=tmp_path / "s.npz")
+    assert calibration(tmp_path / "a") == calibration(tmp_path / "b")
+    assert calibration(tmp_path / "a") | {"sha256": ""} == {
+        "origin": "real",
+        "cases": 2,
+        "sha256": "",
+    }
+
+
+def test_synthetic_calibration_draws_other_inputs_than_parity(tmp_path: Path) -> None:
+    stage(tmp_path / "parity", None)
+    result = stage(tmp_path / "out", "synthetic", "calibration")
+    assert set(origins(tmp_path / "out")) == {"synthetic"}
+    assert calibration(tmp_path / "out")["origin"] == "synthetic"
+    assert "no real ones" in result.notes["reason"]
+    assert result.notes["assumed"]
+    cases = [case for tree in ("parity", "out") for case in read_cases(tmp_path / tree)]
+    rows = [
+        row.tobytes() for case in cases if case.origin == "synthetic" for row in case.arrays["x"]
+    ]
+    assert len(set(rows)) == len(rows)
+
+
+def test_calibration_on_a_parity_sample_is_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.float32([[[0.3] * 3], [[0.2] * 3]]))
+    stage(tmp_path / "parity", user_file(tmp_path, TWO))
+    options = {
+        "source": {"kind": "fake"},
+        "signature": SIGNATURE.to_json(),
+        "samples": "s.npz",
+        "purpose": "calibration",
+        "layout": None,
+    }
+    inputs = {"samples": tmp_path / "s.npz", "parity": tmp_path / "parity"}
+    with pytest.raises(StageError, match="calibration sample 'real 1' is parity sample 'real 1'"):
+        run(inputs=inputs, options=options, out=tmp_path / "out")

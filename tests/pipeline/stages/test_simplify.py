@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,12 @@ def broken() -> Any:
     return model
 
 
+def other() -> Any:
+    model = a_model(nodes=1)
+    model.graph.node[0].op_type = "Neg"
+    return model
+
+
 @pytest.mark.parametrize(
     ("result", "why"),
     [
@@ -73,12 +81,16 @@ def broken() -> Any:
         (broken, "the simplified model is not valid ONNX: Nodes in a graph must be topologically"),
         (lambda: 1 / 0, "onnxslim failed: ZeroDivisionError: division by zero"),
         (lambda: exit(3), "onnxslim failed: SystemExit: 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "onnxslim crashed: SIGSEGV"),
+        (lambda: os._exit(3), "onnxslim crashed: exit 3"),
+        (other, "onnxslim changed what output 'y' is"),
     ],
 )
 def test_keeps_the_original(
     tree: Path, monkeypatch: pytest.MonkeyPatch, result: Any, why: str
 ) -> None:
     monkeypatch.setattr(onnxslim, "slim", lambda _model: result())
+    monkeypatch.setattr(simplify, "_alone", lambda: True)
     model, notes = run(tree)
     assert model == a_model()
     assert notes["not_simplified"].startswith(why)
