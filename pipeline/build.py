@@ -20,11 +20,13 @@ from crosscast.pipeline.events import (
     Subscriber,
 )
 from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
+from crosscast.pipeline.fetch import fetch, missing
 from crosscast.pipeline.planner import plan
 from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.store import Store
 from crosscast.targets import TARGETS
+from crosscast.targets.base import Target
 
 
 def build(
@@ -39,7 +41,10 @@ def build(
             counts[type(event)] += 1
         emit(event)
 
-    ledger = Ledger(plan(config, only=only), store, scope=str(config.path), force=settings.force)
+    planned = plan(config, only=only)
+    for download in missing(config.source.downloads(), store=store):
+        fetch(download, store=store, tell=lambda text: emit(Message(text=text)))
+    ledger = Ledger(planned, store, scope=str(config.path), force=settings.force)
     with (
         store.workspace() as workspace,
         LocalExecutor(
@@ -67,7 +72,11 @@ def build(
 def preview(config: Config, *, store: Store, only: Collection[str], force: bool) -> list[Forecast]:
     """What `build` would do with each step, and why."""
     ledger = Ledger(plan(config, only=only), store, scope=str(config.path), force=force)
-    return forecast(ledger)
+    fetched = [
+        Forecast(step=f"fetch {download.path.name}", action="run", reason="not in the cache")
+        for download in missing(config.source.downloads(), store=store)
+    ]
+    return [*fetched, *forecast(ledger)]
 
 
 def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
                     "open": reference_to(target.open),
                     "precision": reference_to(target.precision),
                     "no_runtime": target.no_runtime,
-                    "precision_asked": target.precision_asked,
+                    "precision_asked": _asked(target, manifest),
                     "layout": None,
                     "io": manifest.get("io"),
                     "parity": manifest["verdict"].get("parity", {}),
@@ -114,6 +123,14 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
         _raise_unless_ok(outcome)
         verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
     return verdict
+
+
+def _asked(target: Target, manifest: dict[str, Any]) -> str:
+    """What the audit must find; a source that is quantized itself ships as it is."""
+    if target.precision_asked is None:
+        return str(manifest["precision"]["asked"])
+    own: str | None = manifest["export"].get("precision")
+    return own if own and target.precision_asked == "fp32" else target.precision_asked
 
 
 def verdict_code(verdict: dict[str, Any]) -> int:

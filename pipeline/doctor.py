@@ -8,8 +8,9 @@ from pathlib import Path
 from crosscast.pipeline.executors import overlay
 from crosscast.pipeline.fingerprint import installed_version
 from crosscast.pipeline.sources import SOURCES, open_source
-from crosscast.pipeline.toolchain import Toolchain
+from crosscast.pipeline.toolchain import IMAGES, Toolchain
 from crosscast.targets import TARGETS
+from crosscast.targets.base import toolchains as toolchains_by_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,9 @@ class ToolchainHealth:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetHealth:
-    """Whether a target can be built and run here; `needs` says what stands in the way."""
+    """Whether a target can be built, at least from one kind of source, and run here; `needs` says
+    what stands in the way.
+    """
 
     target: str
     summary: str
@@ -45,7 +48,7 @@ class TargetHealth:
 def toolchains(cache: Path) -> list[ToolchainHealth]:
     """The health of every toolchain that a source or a target uses."""
     sources = [open_source({"kind": kind}).toolchain for kind in SOURCES]
-    chains = [*sources, *(chain for name in TARGETS for chain in _toolchains_of(name))]
+    chains = [*sources, *(chain for name in TARGETS for chain in _toolchains_of(name)), IMAGES]
     used = {chain.name: chain for chain in chains}
     return [_health(chain, cache) for chain in used.values()]
 
@@ -63,7 +66,7 @@ def build_overlays(cache: Path) -> list[Path]:
 
 def _toolchains_of(name: str) -> list[Toolchain]:
     target = TARGETS[name]
-    chains = [target.toolchain, target.quantizer, target.runtime]
+    chains = [*toolchains_by_kind(target).values(), target.quantizer, target.runtime]
     return [chain for chain in chains if chain is not None]
 
 
@@ -80,12 +83,17 @@ def _health(chain: Toolchain, cache: Path) -> ToolchainHealth:
 
 def _target_health(name: str, cache: Path) -> TargetHealth:
     target = TARGETS[name]
-    missing = {fix for chain in _toolchains_of(name) if (fix := _health(chain, cache).fix)}
+    routes = {kind: _health(chain, cache).fix for kind, chain in toolchains_by_kind(target).items()}
+    ends = [chain for chain in (target.quantizer, target.runtime) if chain is not None]
+    missing = {fix for chain in ends if (fix := _health(chain, cache).fix)}
+    missing |= set(routes.values()) if all(routes.values()) else set()
+    partly = {f"from {kind}: {fix}" for kind, fix in routes.items() if fix and fix not in missing}
+    absent = [target.no_runtime] if target.no_runtime else []
     runtime_missing = bool(_health(target.runtime, cache).fix)
     return TargetHealth(
         target=name,
         summary=target.summary,
         builds=not missing,
         runs=not runtime_missing and not target.no_runtime,
-        needs="; ".join([*sorted(missing), *([target.no_runtime] if target.no_runtime else [])]),
+        needs="; ".join([*sorted(missing), *sorted(partly), *absent]),
     )

@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscast.pipeline import graph
-from crosscast.pipeline.config.schema import Config, TargetConfig
+from crosscast.pipeline.config.fields import sample_file
+from crosscast.pipeline.config.schema import SYNTHETIC, Config, TargetConfig
 from crosscast.pipeline.digest import canonical
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.fingerprint import installed_version, locked_versions
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
 from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
-from crosscast.pipeline.toolchain import CORE, Toolchain
+from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
+from crosscast.targets.base import toolchains
 
 if TYPE_CHECKING:
     from crosscast.targets.base import Kind, Target
+
+ARITHMETIC = ("color", "scale", "mean", "std")
+"""The keys of a preprocessing that `fold` brings into the graph."""
 
 DEFAULT_OPSET = 18
 """What torch's exporter writes without converting, and what every converter here reads."""
@@ -40,7 +45,12 @@ def plan(config: Config, *, only: Collection[str] = ()) -> Plan:
             fix=f"its targets are {', '.join(config.targets)}",
         )
     builder = _Builder(config)
-    ends = {name: builder.target(name) for name in config.targets if not only or name in only}
+    folding = _Builder(config, plain=builder) if config.preprocessing() else builder
+    ends = {
+        name: (folding if builder.folds(name) else builder).target(name)
+        for name in config.targets
+        if not only or name in only
+    }
     return Plan(
         model=config.model,
         version=config.version,
@@ -50,17 +60,25 @@ def plan(config: Config, *, only: Collection[str] = ()) -> Plan:
 
 
 class _Builder:
-    """Collects the steps of one config."""
+    """Collects the steps of one config.
 
-    def __init__(self, config: Config) -> None:
+    plain: the builder that this one adds its steps to, for the targets whose preprocessing is
+        folded in: these have a source of their own.
+    """
+
+    def __init__(self, config: Config, *, plain: _Builder | None = None) -> None:
         self.config = config
-        self.steps: dict[str, Step] = {}
+        self.plain = plain
+        self.steps: dict[str, Step] = {} if plain is None else plain.steps
         self.source_options: dict[str, Any] = config.source.to_source()
+        if plain is not None:
+            self.source_options["fold"] = _fold(config)
         self.source = open_source(self.source_options)
         # Stages find the source by name, which an import scan of their code does not see.
         self.source_code = (f"{SOURCES[self.source_options['kind']]}:load",)
         self.signature = config.signature().to_json()
-        self._ids: dict[str, str] = {}
+        self._ids: dict[str, str] = {} if plain is None else plain._ids
+        self._mark = [] if plain is None else ["folded"]
 
     def target(self, name: str) -> TargetSteps:
         """Plan a target's whole chain; gives the ids of its ends."""
@@ -83,13 +101,14 @@ class _Builder:
                 return export, self._quantized(name, target, settings, base)
         else:
             export, base = self._base(name, target)
+        kind = TARGETS[settings.from_].format if settings.from_ else self._kind(name, target)
         options = self._options(name)
         if target.quantizer is None:
             options |= self._own_io(name)
         converted = self._add(
             f"convert {name}",
             "convert",
-            toolchain=target.toolchain,
+            toolchain=toolchains(target)[kind],
             options={"function": reference_to(target.convert), "options": options},
             inputs={"model": Output(base)},
             functions=(reference_to(target.convert),),
@@ -123,15 +142,23 @@ class _Builder:
             functions=(function,),
         )
 
-    def _base(self, name: str, target: Target) -> tuple[str, str]:
-        """The export and the step whose tree the target's conversion starts from."""
-        kind = next((kind for kind in target.accepts if kind in self.source.kinds), None)
+    def _kind(self, name: str, target: Target) -> Kind:
+        """What the target's conversion starts from: what `via` says, else the best there is."""
+        via = self.config.targets[name].via
+        accepted = target.accepts if via is None else (via,)
+        kind = next((kind for kind in accepted if kind in self.source.kinds), None)
         if kind is None:
+            folded = " with its preprocessing folded in" if self.plain else ""
             raise ConfigError(
                 f"{self.config.path}: targets.{name}: cannot be made from a "
-                f"{self.source_options['kind']} source",
-                fix=f"it starts from {' or '.join(target.accepts)}; remove the target",
+                f"{self.source_options['kind']} source{folded}",
+                fix=f"it starts from {' or '.join(accepted)}; remove the target",
             )
+        return kind
+
+    def _base(self, name: str, target: Target) -> tuple[str, str]:
+        """The export and the step whose tree the target's conversion starts from."""
+        kind = self._kind(name, target)
         if kind == "onnx":
             opset = self._options(name).get("opset", self._default_opset())
             export = self._export(kind, opset=opset, layout=self._layout(name))
@@ -175,6 +202,16 @@ class _Builder:
             raise self._differs(name, "layout")
         return settings.layout
 
+    def folds(self, name: str) -> bool:
+        """Whether the preprocessing is in the target's graph, or in that which it starts from."""
+        settings = self.config.targets[name]
+        if settings.from_ is None:
+            return settings.preprocess == "fold"
+        folded = self.folds(settings.from_)
+        if settings.preprocess == "fold" and not folded:
+            raise self._differs(name, "preprocess")
+        return folded
+
     def _differs(self, name: str, key: str) -> ConfigError:
         start = self.config.targets[name].from_
         return ConfigError(
@@ -184,16 +221,16 @@ class _Builder:
         )
 
     def _default_opset(self) -> int | None:
-        return DEFAULT_OPSET if "exported_program" in self.source.kinds else None
+        return None if self.source_options["kind"] == "onnx" else DEFAULT_OPSET
 
     def _export(self, kind: Kind, *, opset: int | None, layout: str | None) -> str:
         inputs = self._source_files()
-        if kind == "onnx" and "exported_program" in self.source.kinds:
-            program = self._export("exported_program", opset=None, layout=layout)
-            inputs["program"] = Output(program)
-        name = " ".join(
-            ["export", kind, *([f"opset {opset}"] if opset else []), *([layout] if layout else [])]
-        )
+        bare = self.plain or self
+        if kind == "onnx" and "exported_program" in bare.source.kinds:
+            own = None if self.plain else layout
+            inputs["program"] = Output(bare._export("exported_program", opset=None, layout=own))
+        details = [*([f"opset {opset}"] if opset else []), *([layout] if layout else [])]
+        name = " ".join(["export", kind, *details, *self._mark])
         options = {
             **self._source_choices(),
             "to": kind,
@@ -211,34 +248,67 @@ class _Builder:
 
     def _samples(self, purpose: str, *, layout: str | None = None) -> str:
         spec = getattr(self.config.samples, purpose)
-        asks_file = not self.config.source.needs_inputs
+        source = self.config.source
+        asks_file = not source.asks_inputs(getattr(source, self.source_options["kind"]))
         inputs = self._source_files() if asks_file else {}
-        if spec:
-            inputs["samples"] = File(Path(spec.rpartition(":")[0] or spec))
+        drawn = spec == SYNTHETIC
+        is_folder = spec is not None and not drawn and Path(spec).is_dir()
+        if spec and not drawn:
+            inputs["samples"] = File(Path(spec if is_folder else sample_file(spec)))
+        if purpose == "calibration" and not drawn and self.config.samples.parity:
+            inputs["parity"] = Output(self._samples("parity"))
+        toolchain = self.source.toolchain if asks_file else CORE
+        details = [*(["synthetic"] if drawn else []), *([layout] if layout else []), *self._mark]
         return self._add(
-            " ".join(["samples", purpose, *([layout] if layout else [])]),
+            " ".join(["samples", purpose, *details]),
             "samples",
-            toolchain=self.source.toolchain if asks_file else CORE,
+            toolchain=with_images(toolchain) if is_folder else toolchain,
             options={
                 "source": self.source_options,
                 "signature": self.signature,
                 "samples": spec,
                 "purpose": purpose,
                 "layout": layout,
+                "preprocess": self._preprocess() if is_folder else {},
             },
             inputs=inputs,
             functions=self.source_code,
         )
 
+    def _preprocess(self) -> dict[str, Any]:
+        """What is left to do outside of the model, by input."""
+        return {
+            name: (steps.outside() if self.plain else steps).to_json()
+            for name, steps in self.config.preprocessing().items()
+        }
+
+    def _preprocessing(self) -> dict[str, Any]:
+        """What the manifest says of it: what is left to do, and what the graph does, by input."""
+        folded = {
+            name: {key: entry for key, entry in steps.to_json().items() if key in ARITHMETIC}
+            for name, steps in self.config.preprocessing().items()
+        }
+        return {
+            name: {**entry, "folded": folded[name] if self.plain else None}
+            for name, entry in self._preprocess().items()
+        }
+
     def _reference(self) -> str:
         return self._add(
-            "reference",
+            " ".join(["reference", *self._mark]),
             "reference",
             toolchain=self.source.toolchain,
             options=self._source_choices(),
             inputs={**self._source_files(), "samples": Output(self._samples("parity"))},
             functions=self.source_code,
         )
+
+    def _precision_asked(self, name: str) -> str:
+        """What the audit must find: the target's own precision, or that of what it starts from."""
+        own, start = TARGETS[name].precision_asked, self.config.targets[name].from_
+        if own is not None:
+            return own
+        return self._precision_asked(start) if start else "fp32"
 
     def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
         functions = (reference_to(target.open), reference_to(target.precision))
@@ -250,7 +320,7 @@ class _Builder:
                 "open": functions[0],
                 "precision": functions[1],
                 "no_runtime": target.no_runtime,
-                "precision_asked": target.precision_asked,
+                "precision_asked": self._precision_asked(name),
                 "layout": self._layout(name),
                 "io": self._io(name),
                 "parity": settings.parity_options(),
@@ -270,7 +340,8 @@ class _Builder:
         verify: str,
     ) -> str:
         usage = reference_to(target.usage)
-        used = [self.steps[step].toolchain for step in self._chain(model, verify)]
+        chain = [self.steps[step] for step in self._chain(model, verify)]
+        calibrated = [step.id for step in chain if step.options.get("purpose") == "calibration"]
         return self._add(
             f"package {name}",
             "package",
@@ -285,7 +356,8 @@ class _Builder:
                 "io": self._io(name),
                 "source": self.source_options["kind"],
                 "allow_unverified": settings.allow_unverified,
-                "tools": tool_versions(used),
+                "preprocessing": self._preprocessing(),
+                "tools": tool_versions([step.toolchain for step in chain]),
             },
             inputs={
                 **self._source_files(),
@@ -293,6 +365,7 @@ class _Builder:
                 "reference": Output(self._reference()),
                 "verdict": Output(verify),
                 "export": Output(export),
+                **({"calibration": Output(calibrated[0])} if calibrated else {}),
             },
             functions=(usage,),
         )
@@ -357,6 +430,17 @@ def tool_versions(toolchains: Collection[Toolchain]) -> dict[str, str]:
         if toolchain.overlay:
             versions |= locked_versions(toolchain.overlay)
     return dict(sorted(versions.items()))
+
+
+def _fold(config: Config) -> dict[str, Any]:
+    """The source option `fold`: for every input with a declared preprocessing."""
+    from crosscast.pipeline.sources.fold import Folded
+
+    declared = {tensor.name: tensor for tensor in config.signature().inputs}
+    return {
+        name: Folded.of(declared[name], steps).to_json()
+        for name, steps in config.preprocessing().items()
+    }
 
 
 def _onnx_toolchain() -> Toolchain:

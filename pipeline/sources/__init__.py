@@ -14,6 +14,10 @@ from crosscast.targets.base import Kind, Session
 SOURCES: Mapping[str, str] = {
     "torch": "crosscast.pipeline.sources.torch",
     "onnx": "crosscast.pipeline.sources.onnx",
+    "tflite": "crosscast.pipeline.sources.tflite",
+    "keras": "crosscast.pipeline.sources.keras",
+    "tensorflow": "crosscast.pipeline.sources.tensorflow",
+    "sklearn": "crosscast.pipeline.sources.sklearn",
 }
 
 
@@ -73,5 +77,12 @@ class Source(Protocol):
 
 
 def open_source(source: Mapping[str, Any]) -> Source:
-    """The module of the source's kind."""
-    return cast(Source, importlib.import_module(SOURCES[source["kind"]]))
+    """The module of the source's kind, around which `source["fold"]` puts the preprocessing of
+    the inputs that it names.
+    """
+    module = cast(Source, importlib.import_module(SOURCES[source["kind"]]))
+    if not source.get("fold"):
+        return module
+    from crosscast.pipeline.sources.fold import FoldedSource
+
+    return FoldedSource(module)

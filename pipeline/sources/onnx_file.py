@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.pipeline.sources.impostors import refuse_impostors
+from crosscast.pipeline.sources.onnx_shapes import shape_of
 from crosscast.targets.families.onnx import graphs
+from crosscast.targets.families.onnx_runtime import DTYPES
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft")
 """Operators that ONNX Runtime has; which targets take them is for the targets to say."""
@@ -33,6 +35,7 @@ def read(path: Path, *, weights: bool) -> Any:
         raise _no_model(path, "it holds no graph")
     external(model, path)
     _refuse_unknown(model, path)
+    _refuse_containers(model, path)
     if weights:
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     return model
@@ -63,13 +66,16 @@ def without_weights_as_inputs(model: Any) -> Any:
     return model
 
 
-def completed(model: Any, declared: Signature) -> Signature:
+def completed(model: Any, declared: Signature, *, without: Collection[str] = ()) -> Signature:
     """The declared inputs, with those the config leaves out, in the file's order.
 
-    Raises StageError where both say different things. Without outputs: running it tells more.
+    without: names of inputs that are constants. Raises StageError where both name inputs of other
+    dtypes or ranks; other sizes are for a run to judge. Without outputs: running it tells more.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = {tensor.name for tensor in model.graph.initializer} | set(without)
     values = [value for value in model.graph.input if value.name not in weights]
+    for value in model.graph.output:
+        _dtype(value)
     given = {tensor.name: tensor for tensor in declared.inputs}
     unknown = sorted(set(given) - {value.name for value in values})
     if unknown:
@@ -145,6 +151,17 @@ def _refuse_unknown(model: Any, path: Path) -> None:
         )
 
 
+def _refuse_containers(model: Any, path: Path) -> None:
+    """Raise StageError for inputs and outputs that are no tensors."""
+    for value in (*model.graph.input, *model.graph.output):
+        if not value.type.HasField("tensor_type"):
+            kind = (value.type.WhichOneof("value") or "value without a").removesuffix("_type")
+            raise StageError(
+                f"{path}: '{value.name}' is a {kind} type; only tensors can be shipped",
+                fix="export the model with tensors only (skl2onnx: options={'zipmap': False})",
+            )
+
+
 def _input(value: Any, index: int, declared: Tensor | None) -> Tensor:
     found = _found(value, index)
     if declared is None:
@@ -161,31 +178,37 @@ def _input(value: Any, index: int, declared: Tensor | None) -> Tensor:
 
 def _found(value: Any, index: int) -> Tensor | None:
     """What the file says of an input; None where it tells no shape."""
-    from onnx import helper
-
     tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type"):
-        kind = value.type.WhichOneof("value") or "value without a type"
-        raise StageError(f"input '{value.name}' of the ONNX file is a {kind}, not a tensor")
     if not tensor.HasField("shape"):
         return None
-    shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"dim{index}_{axis}"
-        for axis, dim in enumerate(tensor.shape.dim)
-    )
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    return Tensor(name=value.name, shape=shape, dtype=dtype)
+    dtype = _dtype(value)
+    return Tensor(name=value.name, shape=shape_of(tensor, f"dim{index}"), dtype=dtype)
+
+
+def _dtype(value: Any) -> str:
+    """The dtype of an input or output, empty where the file does not tell it; StageError for one
+    that has no equivalent outside.
+    """
+    from onnx import TensorProto, helper
+
+    kind = value.type.tensor_type.elem_type
+    if kind == TensorProto.UNDEFINED:
+        return ""
+    dtype = "string" if kind == TensorProto.STRING else helper.tensor_dtype_to_np_dtype(kind).name
+    if dtype not in DTYPES.values():
+        raise StageError(
+            f"'{value.name}' of the ONNX file is {TensorProto.DataType.Name(kind).lower()}, which "
+            "cannot be given or compared",
+            fix="export the model with inputs and outputs in float32 or float16",
+        )
+    return dtype
 
 
 def _refuse_conflict(found: Tensor, declared: Tensor) -> None:
-    """A fixed size is right where the file has a dynamic one; nothing else may differ."""
+    """Sizes may differ, dtypes and numbers of dimensions not."""
     if declared.dtype != found.dtype:
         raise _conflict(found, declared, f"{declared.dtype}, the ONNX file has {found.dtype}")
-    fits = len(declared.shape) == len(found.shape) and all(
-        isinstance(there, str) or here == there
-        for here, there in zip(declared.shape, found.shape, strict=True)
-    )
-    if not fits:
+    if len(declared.shape) != len(found.shape):
         ours, theirs = (f"[{', '.join(map(str, t.shape))}]" for t in (declared, found))
         raise _conflict(found, declared, f"{ours}, the ONNX file has {theirs}")
 

@@ -20,14 +20,14 @@ def relayout(model: Any, signature: Signature, layout: Layout | None) -> Any:
         wanted = tensor.permuted(layout)
         order = axes(wanted.layout, tensor.layout)
         if order is not None:
-            inner = _renamed(graph, tensor.name)
+            inner = renamed(graph, tensor.name)
             before.append(_transpose(tensor.name, inner, order))
             _declare(graph.input, wanted)
     for tensor in signature.outputs:
         wanted = tensor.permuted(layout)
         order = axes(tensor.layout, wanted.layout)
         if order is not None:
-            inner = _renamed(graph, tensor.name)
+            inner = renamed(graph, tensor.name)
             after.append(_transpose(inner, tensor.name, order))
             _declare(graph.output, wanted)
     _surround(graph, before, after)
@@ -55,8 +55,8 @@ def declare_missing_shapes(model: Any, outputs: Sequence[Tensor]) -> Any:
     return model
 
 
-def _renamed(graph: Any, name: str) -> str:
-    """Rename a value wherever nodes read or write it, also inside control flow."""
+def renamed(graph: Any, name: str) -> str:
+    """Rename a value wherever nodes read or write it, also inside control flow; its new name."""
     inner = f"{name}_inner"
     taken = {value for node in graph.node for value in (*node.input, *node.output)}
     while inner in taken:

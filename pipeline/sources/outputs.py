@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crosscast.pipeline.errors import StageError
-from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor
+from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, dtype_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def described(run: Run, signature: Signature) -> tuple[Tensor, ...]:
     before, after = run(first), run(second)
     layout = common_layout(signature.inputs)
     return tuple(
-        _tensor(name, array.dtype.name, array.shape, after[name].shape, known, layout)
+        _tensor(name, dtype_name(array.dtype), array.shape, after[name].shape, known, layout)
         for name, array in before.items()
     )
 
@@ -72,7 +72,7 @@ def named(arrays: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...
 def shapes(arrays: Arrays) -> str:
     """For messages: "image[2,3,224,224] float32, mask[2,7] int64"."""
     return ", ".join(
-        f"{name}[{','.join(map(str, array.shape))}] {array.dtype.name}"
+        f"{name}[{','.join(map(str, array.shape))}] {dtype_name(array.dtype)}"
         for name, array in arrays.items()
     )
 
@@ -84,8 +84,9 @@ def _other_sizes(signature: Signature, used: Mapping[str, int]) -> dict[str, int
     """
     chosen: dict[str, int] = {}
     for name, size in used.items():
-        low, high = signature.dims[name]
-        free = [other for other in _ascending(low, high) if other != size]
+        step = signature.steps.get(name, 1)
+        low, high = (bound // step for bound in signature.dims[name])
+        free = [unit * step for unit in _ascending(low, high) if unit * step != size]
         fresh = [other for other in free if other not in chosen.values()]
         chosen[name] = next(iter(fresh or free), size)
     return chosen
@@ -112,6 +113,8 @@ def _mirrored(array: NDArray[Any]) -> NDArray[Any]:
 
     if array.dtype.kind == "b":
         return np.asarray(~array)
+    if array.dtype.kind == "O":
+        return np.flip(array)
     if not array.size:
         return array
     return np.asarray(array.min() + array.max() - array).astype(array.dtype)

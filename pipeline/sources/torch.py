@@ -1,4 +1,4 @@
-"""PyTorch: a factory `file.py:function` that gives an nn.Module, and its weights."""
+"""PyTorch: a factory that gives an nn.Module, a TorchScript file, or an exported program."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.signature import Layout, Signature
 from crosscast.pipeline.sources import torch_onnx
 from crosscast.pipeline.sources.onnx_layout import relayout
-from crosscast.pipeline.sources.torch_module import Reference, build
+from crosscast.pipeline.sources.torch_module import Reference
 from crosscast.pipeline.sources.torch_onnx import NotExported
+from crosscast.pipeline.sources.torch_open import file_signature, opened
 from crosscast.pipeline.sources.torch_program import (
     PROGRAM,
     Prepared,
     prepared,
     write_program,
 )
+from crosscast.pipeline.sources.torch_weights import shards_read
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.pipeline.worker.usercode import own_files
 from crosscast.targets.base import Kind
@@ -31,7 +33,7 @@ from crosscast.targets.families import torch as torch_family
 TORCH = Toolchain(
     name="torch",
     preload=torch_family.PRELOAD,
-    distributions=("torch", "onnx", "onnxscript", "numpy"),
+    distributions=("torch", "onnx", "onnxscript", "numpy", "safetensors"),
     extra="torch",
 )
 
@@ -39,28 +41,34 @@ SIGNATURE = "signature.json"
 
 toolchain = TORCH
 kinds: tuple[Kind, ...] = ("exported_program", "onnx")
-dependencies = own_files
+
+
+def dependencies() -> tuple[str, ...]:
+    """The user's own files that were imported, and the files that an index of weights names."""
+    return tuple(sorted({*own_files(), *shards_read()}))
 
 
 def files(options: Mapping[str, Any]) -> dict[str, Path]:
-    """The factory's file, and the weights where the config names some."""
+    """The factory's file or the model's, and the weights where the config names some."""
+    if options.get("file") is not None:
+        return {"model": Path(options["file"])}
     found = {"factory": Path(options["factory"].rpartition(":")[0])}
     if options.get("weights") is not None:
         found["weights"] = Path(options["weights"])
     return found
 
 
-def signature(*, source: Mapping[str, Any], declared: Signature) -> Signature:  # noqa: ARG001
-    """What was declared: a module does not tell its inputs."""
-    return declared
+def signature(*, source: Mapping[str, Any], declared: Signature) -> Signature:
+    """What was declared, completed with what a model file tells; a module does not."""
+    return declared if source.get("file") is None else file_signature(source, declared)
 
 
 def load(
     *, source: Mapping[str, Any], signature: Signature, outputs: Sequence[str] | None
 ) -> Reference:
-    """The module as its author has it, run by torch in fp32 and eval mode."""
-    module = build(factory=source["factory"], weights=source.get("weights"))
-    return Reference(module, signature, outputs)
+    """The module as its author has it, run by torch in fp32 and eval mode; a file as it is."""
+    model = opened(source, signature)
+    return Reference(model.module, signature, outputs, bind=model.bind, program=model.program)
 
 
 def export(

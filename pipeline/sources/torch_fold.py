@@ -1,4 +1,4 @@
-"""Folding batch normalisation into the convolutions before it, in an exported program."""
+"""Folding what is constant at inference into weights: parametrizations, batch normalisation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,28 @@ from typing import Any
 
 BATCH_NORM = "aten.batch_norm.default"
 CONVOLUTIONS = ("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
+
+
+def bake(module: Any) -> None:
+    """Put in place of weights that are computed in every call (weight_norm, spectral_norm,
+    parametrizations) what that gives in eval mode.
+    """
+    import torch
+    from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+
+    removers = {"WeightNorm": remove_weight_norm, "SpectralNorm": remove_spectral_norm}
+    for layer in list(module.modules()):
+        if isinstance(layer, torch.jit.ScriptModule):
+            continue
+        for hook in list(layer._forward_pre_hooks.values()):
+            remove = removers.get(type(hook).__name__)
+            if remove is not None and type(hook).__module__.startswith("torch.nn.utils."):
+                remove(layer, hook.name)
+        if parametrize.is_parametrized(layer):
+            for name in list(layer.parametrizations):
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
 
 
 def fold_batch_norms(program: Any) -> int:
@@ -71,6 +93,9 @@ def _fold(program: Any, conv: Any, norm: Any, tensors: dict[str, str]) -> None:
     _replace(program, beta, shift * scale + state[beta].double())
     conv.args = (*conv.args[:2], norm.args[2], *conv.args[3:])
     norm.replace_all_uses_with(conv)
+    for spec in program.graph_signature.output_specs:
+        if spec.arg.name == norm.name:
+            spec.arg = type(spec.arg)(name=conv.name)
     program.graph.erase_node(norm)
 
 

@@ -1,68 +1,66 @@
-"""A torch module from the user's factory: built, called and run as the reference."""
+"""A torch module called and run as the reference, and what it returns."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Signature, Tensor, axes
-from crosscast.pipeline.sources.outputs import described, named, shapes
-from crosscast.pipeline.sources.torch_weights import load_weights
-from crosscast.pipeline.worker.usercode import call, load_function, place
-
-
-def build(*, factory: str, weights: str | None) -> Any:
-    """The module that `file.py:function` gives, with its weights: fp32, eval, without gradients."""
-    module = _made(factory)
-    if weights is not None:
-        load_weights(module, Path(weights))
-    return module.eval().requires_grad_(False).float()
-
-
-def _made(factory: str) -> Any:
-    import torch
-
-    made = call(load_function(factory), what=f"factory {factory}")
-    if isinstance(made, torch.nn.Module):
-        return made
-    raise StageError(
-        f"the factory {factory} gave {_described(made)}, not a torch.nn.Module", fix=_mend(made)
-    )
-
-
-def _described(value: Any) -> str:
-    if value is None:
-        return "None"
-    if isinstance(value, type):
-        return f"the class {value.__name__} itself"
-    return f"a {type(value).__name__}"
-
-
-def _mend(value: Any) -> str:
-    if isinstance(value, type):
-        return f"return {value.__name__}(...), an instance"
-    return "end the factory with `return model`" if value is None else "return the model itself"
+from crosscast.pipeline.sources.outputs import described, examples, named, shapes
+from crosscast.pipeline.sources.torch_call import Binding, bound
+from crosscast.pipeline.worker.usercode import place
 
 
 class Reference:
-    """The module as the reference: a Session that torch itself runs in fp32.
+    """The module as the reference: a Session that torch itself runs.
 
-    keywords: names by which forward() takes the inputs; None where it takes them by position.
+    bind: how the module takes the inputs; None where their names alone tell. program: the
+    ExportedProgram that the module comes from, if it does.
     """
 
-    def __init__(self, module: Any, signature: Signature, outputs: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        module: Any,
+        signature: Signature,
+        outputs: Sequence[str] | None,
+        *,
+        bind: Binding | None = None,
+        program: Any = None,
+    ) -> None:
+        names = [tensor.name for tensor in signature.inputs]
         self.module = module
-        self.keywords = _keywords(module, [tensor.name for tensor in signature.inputs])
+        self.bind = bind or bound(module, names, {})
+        self.program = program
         self.inputs = signature.inputs
         self._dims = signature.dims
         self._wanted = outputs
-        self._buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        self._refuse_taken(names)
+        self._materialise(signature)
+        self._buffers = {name: (own, own.clone()) for name, own in module.named_buffers()}
         self.outputs: tuple[Tensor, ...] = described(self.run, signature)
+
+    def _refuse_taken(self, names: Sequence[str]) -> None:
+        for name in self._wanted or ():
+            if name in names:
+                raise StageError(
+                    f"outputs: '{name}' is the name of an input as well",
+                    fix="give the output another name",
+                )
+
+    def _materialise(self, signature: Signature) -> None:
+        """Give lazy layers their sizes, which the first inputs tell; always the same weights."""
+        import torch
+        from torch.nn.parameter import is_lazy
+
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        if any(is_lazy(tensor) for tensor in tensors):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                self.call(examples(signature)[0])
+            self.module.requires_grad_(False)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Compute all outputs, by name and in order, from the state that the module came in."""
@@ -72,7 +70,9 @@ class Reference:
         with torch.inference_mode():
             result = self.call(inputs)
         found = flattened(result)
-        names = named([name for name, _ in found], self._wanted)
+        taken = {tensor.name for tensor in self.inputs}
+        own = [f"{name}_out" if name in taken else name for name, _ in found]
+        names = named(own, self._wanted)
         return {
             name: tensor.detach().cpu().numpy().copy()
             for name, (_, tensor) in zip(names, found, strict=True)
@@ -80,14 +80,20 @@ class Reference:
 
     def reset(self) -> None:
         """Undo what runs did to the buffers, whether they wrote into them or replaced them."""
-        for name, buffer in self._buffers.items():
+        import torch
+
+        layers = dict(self.module.named_modules())
+        for name, (own, value) in self._buffers.items():
+            with torch.inference_mode():
+                own.copy_(value)
             owner, _, leaf = name.rpartition(".")
-            self.module.get_submodule(owner)._buffers[leaf] = buffer.clone()
+            if not isinstance(layers[owner], torch.jit.ScriptModule):  # it holds on to its own
+                layers[owner]._buffers[leaf] = own
 
     def call(self, inputs: Arrays) -> Any:
         """What forward() itself returns. Raises StageError where it raises."""
         try:
-            return called(self.module, self.tensors(inputs), self.keywords)
+            return self.bind(self.module, self.tensors(inputs))
         except Exception as error:
             raise StageError(
                 f"the model refuses inputs {shapes(inputs)}{self._declared()}: "
@@ -104,28 +110,6 @@ class Reference:
         import torch
 
         return tuple(torch.from_numpy(inputs[tensor.name].copy()) for tensor in self.inputs)
-
-
-def called(module: Any, tensors: Sequence[Any], keywords: Sequence[str] | None) -> Any:
-    """forward() on tensors in the declared order."""
-    if keywords is None:
-        return module(*tensors)
-    return module(**dict(zip(keywords, tensors, strict=True)))
-
-
-def _keywords(module: Any, names: list[str]) -> list[str] | None:
-    """The names, where forward() knows them all and position would not do."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(module.forward).parameters.values()
-    known = {parameter.name for parameter in parameters if parameter.kind in kinds}
-    first = [
-        parameter.name
-        for parameter in parameters
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
-    if not set(names) <= known or first[: len(names)] == names:
-        return None
-    return names
 
 
 def flattened(result: Any) -> list[tuple[str, Any]]:
@@ -170,12 +154,17 @@ def _entries(value: Any, path: str) -> list[tuple[str, Any]]:
     )
 
 
-def plain(result: Any) -> bool:
-    """Whether exporters deliver what forward() returned as the flat list that we name."""
+def plain(result: Any, inputs: Sequence[Any] = ()) -> bool:
+    """Whether exporters deliver what forward() returned as the flat list that we name.
+
+    They do not where an output is an input, or given twice: it gets only one name then.
+    """
     import torch
 
     entries = result if type(result) in (tuple, list) else [result]
-    return all(isinstance(entry, torch.Tensor) for entry in entries)
+    if not all(isinstance(entry, torch.Tensor) for entry in entries):
+        return False
+    return len({id(entry) for entry in (*entries, *inputs)}) == len(entries) + len(inputs)
 
 
 def delivered(reference: Reference, signature: Signature, wanted: Signature, *, wrap: bool) -> Any:
@@ -192,14 +181,14 @@ def delivered(reference: Reference, signature: Signature, wanted: Signature, *, 
         axes(ours.layout, to.layout)
         for ours, to in zip(signature.outputs, wanted.outputs, strict=True)
     ]
-    if not (wrap or reference.keywords or any(back) or any(forth)):
+    if reference.bind.flat and not (wrap or any(back) or any(forth)):
         return reference.module
-    return _adapter(reference.module, reference.keywords, back, forth)
+    return _adapter(reference.module, reference.bind, back, forth)
 
 
 def _adapter(
     module: Any,
-    keywords: Sequence[str] | None,
+    bind: Binding,
     back: Sequence[tuple[int, ...] | None],
     forth: Sequence[tuple[int, ...] | None],
 ) -> Any:
@@ -211,10 +200,22 @@ def _adapter(
             self.model = module
 
         def forward(self, *tensors: Any) -> tuple[Any, ...]:
-            result = called(self.model, _permuted(tensors, back), keywords)
-            return _permuted([tensor for _, tensor in flattened(result)], forth)
+            result = bind(self.model, _permuted(tensors, back))
+            return _permuted(_apart([leaf for _, leaf in flattened(result)], tensors), forth)
 
-    return Delivered().eval()
+    made = Delivered()
+    made.training = False  # not eval(): the module inside is so already, and programs refuse it
+    return made
+
+
+def _apart(outputs: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    """The outputs, those that are an input or another output as copies."""
+    seen = {id(tensor) for tensor in inputs}
+    made = []
+    for tensor in outputs:
+        made.append(tensor.clone() if id(tensor) in seen else tensor)
+        seen.add(id(tensor))
+    return made
 
 
 def _permuted(tensors: Sequence[Any], orders: Sequence[tuple[int, ...] | None]) -> tuple[Any, ...]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.pipeline.sources.onnx_fold import resolve_conditions
 from crosscast.pipeline.sources.torch_module import brief
 from crosscast.pipeline.sources.torch_program import PROGRAM, Prepared, exporting
+from crosscast.targets.families.onnx import graphs
 
 DEFAULT_OPSET = 18
 LEAST_OPSET = 7
@@ -59,8 +62,8 @@ def from_program(tree: Path, *, signature: Signature, opset: int) -> Any:
                 (),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[tensor.name for tensor in signature.inputs],
-                output_names=[tensor.name for tensor in signature.outputs],
+                input_names=_placeholders("input", signature.inputs),
+                output_names=_placeholders("output", signature.outputs),
                 verbose=False,
             )
             model = result.model_proto
@@ -80,13 +83,13 @@ def from_trace(model: Prepared, *, opset: int) -> Any:
     try:
         with exporting():
             torch.onnx.export(
-                model.module,
+                _exportable(model),
                 model.tensors(),
                 file,
                 dynamo=False,
                 opset_version=opset,
-                input_names=[tensor.name for tensor in signature.inputs],
-                output_names=[tensor.name for tensor in signature.outputs],
+                input_names=_placeholders("input", signature.inputs),
+                output_names=_placeholders("output", signature.outputs),
                 dynamic_axes=_dynamic_axes(signature),
             )
     except Exception as error:
@@ -94,7 +97,21 @@ def from_trace(model: Prepared, *, opset: int) -> Any:
         raise NotExported(
             f"{type(error).__name__}: {_telling(error)}", operator=operator
         ) from error
-    return finished(onnx.load_from_string(file.getvalue()), signature=signature, opset=opset)
+    made = onnx.load_from_string(file.getvalue())
+    # a script keeps its branches, of which known shapes and frozen arguments leave one
+    if resolve_conditions(made):
+        _infer_outputs(made)
+    return finished(made, signature=signature, opset=opset)
+
+
+def _exportable(model: Prepared) -> Any:
+    """The module, or a trace of it where it calls TorchScript, which the exporter takes only so."""
+    import torch
+
+    scripts = [isinstance(layer, torch.jit.ScriptModule) for layer in model.module.modules()]
+    if scripts[0] or not any(scripts):
+        return model.module
+    return torch.jit.trace(model.module, model.tensors(), check_trace=False, strict=False)
 
 
 def finished(model: Any, *, signature: Signature, opset: int) -> Any:
@@ -105,6 +122,7 @@ def finished(model: Any, *, signature: Signature, opset: int) -> Any:
     delivered = next(entry.version for entry in model.opset_import if entry.domain == "")
     if delivered != opset:
         raise NotExported(f"it delivered opset {delivered} where {opset} was asked for")
+    _name(model.graph, signature)
     _restore_unused(model.graph, signature.inputs)
     _check_names(model.graph, signature)
     _rename_dims(model.graph, signature)
@@ -112,11 +130,63 @@ def finished(model: Any, *, signature: Signature, opset: int) -> Any:
     return model
 
 
+def _infer_outputs(model: Any) -> None:
+    """Declare the outputs' shapes anew: those that the exporter saw end in a branch are open."""
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for value in bare.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output
+    for value, found in zip(model.graph.output, inferred, strict=True):
+        if found.type.tensor_type.HasField("shape"):
+            value.CopyFrom(found)
+
+
 def _dynamic_axes(signature: Signature) -> dict[str, dict[int, str]]:
+    names = [
+        *_placeholders("input", signature.inputs),
+        *_placeholders("output", signature.outputs),
+    ]
     return {
-        tensor.name: {axis: dim for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
-        for tensor in (*signature.inputs, *signature.outputs)
+        name: {axis: dim for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)}
+        for name, tensor in zip(names, (*signature.inputs, *signature.outputs), strict=True)
     }
+
+
+def _placeholders(side: str, tensors: Sequence[Tensor]) -> list[str]:
+    """Names that exporters give to nothing else: they call values by their operators."""
+    return [f"crosscast.{side}.{index}" for index in range(len(tensors))]
+
+
+def _name(graph: Any, signature: Signature) -> None:
+    """Give inputs and outputs the signature's names in place of the placeholders, and another
+    name to what has one of these inside the graph.
+    """
+    names = {
+        placeholder: tensor.name
+        for side, tensors in (("input", signature.inputs), ("output", signature.outputs))
+        for placeholder, tensor in zip(_placeholders(side, tensors), tensors, strict=True)
+    }
+    taken = {value for owner in graphs(graph) for value in _values(owner)}
+    for wanted in set(names.values()) & taken:
+        inner = f"{wanted}_inner"
+        while inner in taken or inner in names.values():
+            inner += "_"
+        names[wanted] = inner
+    for owner in graphs(graph):
+        for value in (*owner.input, *owner.output, *owner.initializer):
+            value.name = names.get(value.name, value.name)
+        for node in owner.node:
+            for values in (node.input, node.output):
+                values[:] = [names.get(value, value) for value in values]
+
+
+def _values(graph: Any) -> set[str]:
+    """The names of all values that a graph declares or computes."""
+    declared = (value.name for value in (*graph.input, *graph.output, *graph.initializer))
+    return {*declared, *(value for node in graph.node for value in node.output)}
 
 
 def _restore_unused(graph: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -172,6 +242,16 @@ def _rename_dims(graph: Any, signature: Signature) -> None:
                 dim.dim_param = re.sub(
                     r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), dim.dim_param
                 )
+    for value, tensor in zip(graph.output, signature.outputs, strict=True):
+        dims = value.type.tensor_type.shape.dim
+        for dim, wanted in zip(dims, tensor.shape, strict=len(dims) > 0):
+            if isinstance(wanted, str) and not _says(dim.dim_param, signature):
+                dim.dim_param = wanted
+
+
+def _says(symbol: str, signature: Signature) -> bool:
+    """Whether a dimension is told in terms of the inputs' own ("2*width")."""
+    return bool(symbol) and set(re.findall(r"[A-Za-z_]\w*", symbol)) <= set(signature.dims)
 
 
 def _strip(model: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Layout, Signature, permute
 from crosscast.pipeline.sources.outputs import examples, sizes
-from crosscast.pipeline.sources.torch_fold import fold_batch_norms
+from crosscast.pipeline.sources.torch_fold import bake, fold_batch_norms
 from crosscast.pipeline.sources.torch_module import Reference, brief, delivered, plain
 from crosscast.pipeline.worker.usercode import place
 
@@ -29,15 +29,18 @@ class Prepared:
     """A module ready for exporters.
 
     module: takes the inputs of `signature` by position and gives its outputs as a flat tuple.
-    signature: inputs and outputs as delivered. arrays: two sets of inputs for it.
+    signature: inputs and outputs as delivered. arrays: sets of inputs for it, the first two of
+    other sizes and values, the rest at the ends of the inputs' ranges.
+    program: an ExportedProgram that is this module already.
     """
 
     module: Any
     signature: Signature
-    arrays: tuple[Arrays, Arrays]
+    arrays: tuple[Arrays, ...]
+    program: Any = None
 
     def tensors(self, which: int = 0) -> tuple[Any, ...]:
-        """One of the two sets of inputs as tensors, in order."""
+        """One of the sets of inputs as tensors, in order."""
         import torch
 
         arrays = self.arrays[which]
@@ -48,17 +51,38 @@ def prepared(reference: Reference, signature: Signature, layout: Layout | None) 
     """The reference's module in the delivered layout, with outputs and examples."""
     import torch
 
+    from crosscast.pipeline.parity.samples import (
+        adversarial,
+    )  # planning needs this module, not numpy
+
     ours = replace(signature, outputs=reference.outputs)
     wanted = ours.permuted(layout)
-    pair = examples(ours)
+    every = (*examples(ours), *(case.arrays for case in adversarial(ours)))
     with torch.no_grad():
-        wrap = not plain(reference.call(pair[0]))
+        tensors = reference.tensors(every[0])
+        wrap = not plain(reference.bind(reference.module, tensors), tensors)
     reference.reset()
+    if reference.program is None:
+        bake(reference.module)
+        _multiply_experts(reference.module)
+    as_it_is = reference.bind.flat and not wrap and ours == wanted
     return Prepared(
         module=delivered(reference, ours, wanted, wrap=wrap),
         signature=wanted,
-        arrays=tuple(permute(arrays, tensors=ours.inputs, layout=layout) for arrays in pair),  # type: ignore[arg-type]
+        arrays=tuple(permute(arrays, tensors=ours.inputs, layout=layout) for arrays in every),
+        program=reference.program if as_it_is else None,
     )
+
+
+def _multiply_experts(module: Any) -> None:
+    """Let mixtures of experts of the transformers library multiply matrices in batches: what they
+    do otherwise is grouped by the data, for which no exporter has an operator.
+    """
+    for layer in module.modules():
+        choose = getattr(layer, "set_experts_implementation", None)
+        if getattr(getattr(layer, "config", None), "_experts_implementation", None) and choose:
+            choose("batched_mm")
+            return
 
 
 @contextmanager
@@ -75,13 +99,37 @@ def exporting() -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _attention_to_nothing():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         if collecting:
             gc.enable()
+
+
+def _attention_to_nothing() -> Any:
+    """A mode in which attention gives 0, as torch's kernels do, where the mask leaves nothing to
+    attend to. Exporters write a softmax over masked scores: an average over what is masked, or NaN.
+    """
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    class Mode(torch.overrides.TorchFunctionMode):  # type: ignore[misc]  # torch is not typed here
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            given = kwargs or {}
+            result = function(*args, **given)
+            if function is not scaled_dot_product_attention:
+                return result
+            mask = args[3] if len(args) > 3 else given.get("attn_mask")
+            if mask is None:
+                return result
+            seen = mask if mask.dtype is torch.bool else mask > -float("inf")
+            return torch.where(seen.any(-1, keepdim=True), result, 0.0)
+
+    return Mode()
 
 
 def write_program(model: Prepared, out: Path) -> dict[str, Any]:
@@ -106,24 +154,41 @@ def exported(model: Prepared) -> tuple[Any, str]:
     """The exported program with the declared dimensions really dynamic, or None and why not."""
     import torch
 
-    dims = _dims(model.signature)
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in model.module.modules()):
+        return None, "torch.export takes no TorchScript"
+    if model.program is not None and not _specialised(model.program, model.signature):
+        return model.program, ""
+    reasons = []
+    for dims, which, careful in _attempts(model.signature):
+        program, reason = _exported(model, dims, which)
+        if program is not None and careful:
+            reason = _differences(model, program.module())
+            program = None if reason else program
+        if program is not None:
+            _forget_machine(program)
+            return program, ""
+        reasons.append(reason)
+    return None, reasons[0]
+
+
+def _exported(model: Prepared, dims: Mapping[str, Any], which: int) -> tuple[Any, str]:
+    """The program with those dimensions, from one of the sets of inputs, or None and why not."""
+    import torch
+
     shapes = tuple(
-        {axis: dims[dim] for axis, dim in enumerate(tensor.shape) if dim in dims}
+        {axis: dims[str(dim)] for axis, dim in enumerate(tensor.shape) if dim in dims}
         for tensor in model.signature.inputs
     )
     # An adapter takes *tensors: one argument that holds them all.
     spec = (shapes,) if type(model.module).__name__ == "Delivered" else shapes
     try:
         program = torch.export.export(
-            model.module, model.tensors(), dynamic_shapes=spec if dims else None
+            model.module, model.tensors(which), dynamic_shapes=spec if dims else None
         )
     except Exception as error:  # noqa: BLE001 - any failure here has the same answer: trace
         return None, f"torch.export failed: {_reason(error)}"
     fixed = _specialised(program, model.signature)
-    if fixed:
-        return None, f"torch.export fixed {fixed}"
-    _forget_machine(program)
-    return program, ""
+    return (None, f"torch.export fixed {fixed}") if fixed else (program, "")
 
 
 def traced(model: Prepared, reason: str) -> Any:
@@ -139,7 +204,7 @@ def traced(model: Prepared, reason: str) -> Any:
             f"torch.jit.trace failed: {type(error).__name__}: {brief(error)} ({place(error)})",
             fix="let forward() compute with tensors only, whatever the values of its inputs",
         ) from error
-    difference = _difference(model, trace)
+    difference = _differences(model, trace)
     if difference:
         raise StageError(
             f"the model has data-dependent control flow, or code that fixes {_ranges(model)}: "
@@ -184,15 +249,28 @@ def _plain_names(module: Any) -> Iterator[None]:
             kind.__module__ = name
 
 
-def _dims(signature: Signature) -> dict[Any, Any]:
-    """A torch Dim by name; one whose least and greatest size are equal is a fixed size."""
+def _attempts(signature: Signature) -> Iterator[tuple[dict[str, Any], int, bool]]:
+    """What to tell torch of each dimension, by name, which inputs to take, and whether what comes
+    of it has to be compared with the module. A dimension of a single size is a fixed size.
+
+    First that all axes of one name have one size; then the same with inputs of other sizes, as
+    the first ones may be small enough to be a case of their own (a last window, a single row);
+    then that torch may find out by itself what sizes go together, which may end in a guard, and
+    no artifact has those.
+    """
     import torch
 
-    return {
-        dim: torch.export.Dim(dim, min=low, max=high)
+    ranges = {
+        dim: (low, high)
         for dim, (low, high) in signature.dims.items()
         if low < high and any(dim in tensor.shape for tensor in signature.inputs)
     }
+    named = {dim: torch.export.Dim(dim, min=low, max=high) for dim, (low, high) in ranges.items()}
+    yield named, 0, False
+    if ranges:
+        yield named, 1, True
+        hints = {dim: torch.export.Dim.AUTO(min=a, max=b) for dim, (a, b) in ranges.items()}
+        yield hints, 0, True
 
 
 def _user_inputs(program: Any) -> list[Any]:
@@ -217,7 +295,8 @@ def _takes(program: Any, size: Any, low: int, high: int) -> bool:
     if isinstance(size, int):
         return False
     bounds = program.range_constraints.get(size.node.expr)
-    return bounds is None or (bounds.lower <= low and bounds.upper >= high)
+    # torch does not tell 0 and 1 from 2 in bounds that it finds by itself
+    return bounds is None or (bounds.lower <= max(low, 2) and bounds.upper >= high)
 
 
 def _forget_machine(program: Any) -> None:
@@ -250,14 +329,22 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {line} ({place(error)})"
 
 
-def _difference(model: Prepared, trace: Any) -> str:
-    """In what the trace differs from the module on inputs it was not made from, or ''."""
-    tensors = model.tensors(1)
+def _differences(model: Prepared, other: Any) -> str:
+    """In what a trace or program differs from the module on all inputs but the first, or ''."""
+    found = (_difference(model, other, which) for which in range(1, len(model.arrays)))
+    return next(filter(None, found), "")
+
+
+def _difference(model: Prepared, other: Any, which: int) -> str:
+    tensors = model.tensors(which)
     try:
-        found = _flat(trace(*tensors))
+        wanted = _flat(model.module(*tensors))
+    except Exception as error:  # noqa: BLE001 - the user's code
+        return f"cannot be compared: the model itself raises {type(error).__name__}"
+    try:
+        found = _flat(other(*tensors))
     except Exception as error:  # noqa: BLE001 - a trace raises what it likes
-        return f"fails on inputs of other sizes: {brief(error)}"
-    wanted = _flat(model.module(*tensors))
+        return f"fails on inputs of other sizes or values: {brief(error)}"
     for tensor, got, want in zip(model.signature.outputs, found, wanted, strict=True):
         if got.shape != want.shape:
             return f"gives '{tensor.name}' {list(got.shape)} where it gives {list(want.shape)}"

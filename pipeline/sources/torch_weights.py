@@ -1,110 +1,153 @@
-"""Reading a weights file into a torch module, saying clearly what is wrong with a bad one."""
+"""Weights loaded into a torch module, saying clearly what is wrong with those that do not fit."""
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.errors import StageError
-from crosscast.pipeline.sources.impostors import refuse_impostors
+from crosscast.pipeline.sources.torch_checkpoint import SAVE, read_checkpoint, shards_read
 
-_SAVE = "save them with torch.save(model.state_dict(), path) or as .safetensors"
+__all__ = ["Weights", "load_weights", "read_state_dict", "shards_read"]
+
 _SHOWN = 5
+_DEPTH = 3  # of mappings in which a checkpoint's state_dict is looked for
 
 
-def load_weights(module: Any, path: Path) -> None:
-    """Load the state_dict in `path` into `module`.
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Which weights: those at the dotted `key` of a checkpoint, whose names begin with `prefix`.
 
-    Raises StageError where the file is not one, does not fit, or holds non-finite values.
+    The prefix is taken off; tensors without it are left out.
     """
-    state = read_state_dict(path)
-    _refuse_non_finite(state, path)
+
+    path: Path
+    key: str = ""
+    prefix: str = ""
+
+
+def load_weights(module: Any, weights: Weights) -> None:
+    """Load the state_dict into `module`. Tied weights may be there once for all that share them.
+
+    Raises StageError where the file is none, does not fit, or holds non-finite values.
+    """
+    state = read_state_dict(weights)
+    _refuse_non_finite(state, weights.path)
+    state |= _tied(module, state)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise _misfit(state, module, path, error) from error
+        raise _misfit(state, module, weights, error) from error
 
 
-def read_state_dict(path: Path) -> dict[str, Any]:
-    """The tensors by name, on the CPU. Never unpickles anything but tensors."""
-    refuse_impostors(path, what="weights file", fix=_SAVE)
-    value = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _state_dict(value, path)
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device="cpu")
-    except SafetensorError as error:
+def read_state_dict(weights: Weights) -> dict[str, Any]:
+    """The tensors by name, on the CPU."""
+    found = read_checkpoint(weights.path)
+    if weights.key:
+        found = _at(found, weights)
+    state = _state_dict(found, weights)
+    if not weights.prefix:
+        return state
+    length = len(weights.prefix)
+    chosen = {
+        name[length:]: value for name, value in state.items() if name.startswith(weights.prefix)
+    }
+    if not chosen:
         raise StageError(
-            f"weights file {path} is not a safetensors file, or a truncated one: {error}",
-            fix="fetch or save it again; a torch file must not be named .safetensors",
-        ) from error
+            f"weights file {weights.path} has no key that begins with '{weights.prefix}'; "
+            f"it has {_list(list(state))}",
+            fix="set `weights_prefix` to what the keys begin with, or leave it out",
+        )
+    return chosen
 
 
-def _read_torch(path: Path) -> Any:
-    import torch
-
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise _unsafe(path, str(error)) from error
-    except Exception as error:
-        if "TorchScript" in str(error):
+def _at(value: Any, weights: Weights) -> Any:
+    """What lies at the dotted key; a key of its own may have dots, too."""
+    if not isinstance(value, Mapping):
+        raise _no_state_dict(value, weights)
+    rest = weights.key
+    while rest:
+        names = [str(key) for key in value] if isinstance(value, Mapping) else []
+        taken = max((key for key in names if f"{rest}.".startswith(f"{key}.")), key=len, default="")
+        if not taken:
+            inner = [path for path, _ in _inside(value)] if isinstance(value, Mapping) else []
             raise StageError(
-                f"weights file {path} is a TorchScript archive, not a state_dict",
-                fix="save torch.jit.load(path).state_dict() with torch.save",
-            ) from error
-        raise _not_weights(path, error) from error
+                f"weights file {weights.path} has nothing at '{weights.key}': "
+                f"there is no '{rest.partition('.')[0]}', but {_list(names) or 'no mapping'}",
+                fix=f"state_dicts in it: {_list(inner)}" if inner else "leave `weights_key` out",
+            )
+        value, rest = value[taken], rest[len(taken) + 1 :]
+    return value
 
 
-def _unsafe(path: Path, text: str) -> StageError:
-    """A pickle holds a class (a whole model, an optimiser), or the file is no pickle at all."""
-    found = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", text)
-    if "Weights only load failed" not in text or found is None:
-        return _not_weights(path, text.strip().splitlines()[-1] if text.strip() else "no pickle")
-    name = found.group(1) or found.group(2)
-    return StageError(
-        f"weights file {path} holds more than tensors: a pickled {name}, "
-        "which is not loaded because unpickling it could run code",
-        fix=f"weights must be a state_dict: {_SAVE}",
+def _state_dict(value: Any, weights: Weights) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _no_state_dict(value, weights)
+    strange = _strange(value)
+    if not strange:
+        return dict(value)
+    inner = [path for path, _ in _inside(value)]
+    keys = [f"{weights.key}.{path}" if weights.key else path for path in inner]
+    hint = SAVE
+    if len(keys) == 1:
+        hint = f"set `weights_key: {keys[0]}`"
+    elif keys:
+        hint = f"choose one of its state_dicts by `weights_key`: {_list(keys)}"
+    raise StageError(
+        f"weights file {weights.path} is not a state_dict (tensors by name): "
+        f"it holds {_list(strange)}",
+        fix=hint,
     )
 
 
-def _not_weights(path: Path, why: object) -> StageError:
-    reason = f"{type(why).__name__}: {why}" if isinstance(why, BaseException) else str(why)
-    first = reason.strip().splitlines()[0]
-    return StageError(f"weights file {path} cannot be read as torch weights ({first})", fix=_SAVE)
+def _no_state_dict(value: Any, weights: Weights) -> StageError:
+    there = f" at '{weights.key}'" if weights.key else ""
+    return StageError(
+        f"weights file {weights.path} holds a {type(value).__name__}{there}, not a state_dict",
+        fix=SAVE,
+    )
 
 
-def _state_dict(value: Any, path: Path) -> dict[str, Any]:
+def _strange(value: Mapping[Any, Any]) -> list[str]:
+    """The entries that no state_dict has; `_extra_state` may be anything."""
     import torch
 
-    if not isinstance(value, Mapping):
-        raise StageError(
-            f"weights file {path} holds a {type(value).__name__}, not a state_dict", fix=_SAVE
-        )
-    # _extra_state may be anything: only entries that no state_dict has make it something else.
-    strange = [
+    return [
         str(key)
         for key, entry in value.items()
         if not isinstance(key, str)
         or not (isinstance(entry, torch.Tensor) or key.endswith("_extra_state"))
     ]
-    if not strange:
-        return dict(value)
-    inner = [str(key) for key, entry in value.items() if isinstance(entry, Mapping) and entry]
-    hint = f"take the one under '{inner[0]}' out of it and save that alone" if inner else _SAVE
-    raise StageError(
-        f"weights file {path} is not a state_dict (tensors by name): it holds {_list(strange)}",
-        fix=hint,
-    )
+
+
+def _inside(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The state_dicts in a checkpoint, by dotted path."""
+    if not isinstance(value, Mapping) or depth > _DEPTH:
+        return
+    for key, entry in value.items():
+        here = f"{path}.{key}" if path else str(key)
+        if isinstance(entry, Mapping) and entry and not _strange(entry):
+            yield here, entry
+        else:
+            yield from _inside(entry, here, depth + 1)
+
+
+def _tied(module: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file leaves out because the module has it in common with what the file holds."""
+    own = module.state_dict(keep_vars=True)
+    groups: dict[int, list[str]] = {}
+    for name, tensor in own.items():
+        groups.setdefault(id(tensor), []).append(name)
+    return {
+        name: state[there]
+        for names in groups.values()
+        for there in [next((name for name in names if name in state), "")]
+        if there
+        for name in names
+        if name not in state
+    }
 
 
 def _refuse_non_finite(state: Mapping[str, Any], path: Path) -> None:
@@ -124,7 +167,9 @@ def _refuse_non_finite(state: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _misfit(state: Mapping[str, Any], module: Any, path: Path, error: Exception) -> StageError:
+def _misfit(
+    state: Mapping[str, Any], module: Any, weights: Weights, error: Exception
+) -> StageError:
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
@@ -142,30 +187,42 @@ def _misfit(state: Mapping[str, Any], module: Any, path: Path, error: Exception)
         )
         if names
     ]
-    fix = _prefix_hint(wanted, state) or "give the weights that belong to what the factory builds"
+    fix = _prefix_hint(wanted, state, weights.prefix)
     detail = "\n  ".join(parts) or str(error)
     return StageError(
-        f"weights file {path} does not fit the model ({type(module).__name__}):\n  {detail}",
-        fix=fix,
+        f"weights file {weights.path} does not fit the model ({type(module).__name__}):\n"
+        f"  {detail}",
+        fix=fix or "give the weights that belong to what the factory builds",
     )
 
 
-def _prefix_hint(wanted: Iterable[str], state: Iterable[str]) -> str:
-    """What to do where all keys of one side are those of the other behind a common prefix."""
+def _prefix_hint(wanted: Iterable[str], state: Iterable[str], taken: str) -> str:
+    """What to do where the keys of one side are those of the other behind a prefix."""
     wanted, state = set(wanted), set(state)
-    for names, others, side in ((state, wanted, "file"), (wanted, state, "model")):
-        prefix = _common_prefix(names)
-        if prefix and {name.removeprefix(prefix) for name in names} & others:
-            act = "strip it from them" if side == "file" else "add it to the file's"
-            return f"every key of the {side} begins with '{prefix}': {act} and save again"
+    prefix = _prefix(state, wanted)
+    if prefix:
+        return f"set `weights_prefix: {taken}{prefix}`, with which its keys begin"
+    prefix = _prefix(wanted, state)
+    if prefix:
+        return (
+            f"every key of the model begins with '{prefix}': return what it holds there from the "
+            "factory, or add it to the file's keys and save again"
+        )
     return ""
 
 
-def _common_prefix(names: Iterable[str]) -> str:
-    """The first dotted component, with its dot, where all names share it; else ''."""
-    first = {name.partition(".")[0] for name in names if "." in name}
-    whole = all("." in name for name in names)
-    return f"{first.pop()}." if whole and len(first) == 1 else ""
+def _prefix(names: set[str], others: set[str]) -> str:
+    """The dotted beginning of some names behind which all of `others` stand, or ''."""
+    beginnings = {name[: -len(other)] for name in names for other in _ends(name) if other in others}
+    whole = [
+        start for start in beginnings if start and all(start + other in names for other in others)
+    ]
+    return min(whole, key=len, default="")
+
+
+def _ends(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[index:]) for index in range(1, len(parts))]
 
 
 def _shape(tensor: Any) -> list[int] | None:

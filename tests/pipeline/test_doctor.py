@@ -10,6 +10,7 @@ import pytest
 from crosscast.pipeline import doctor
 from crosscast.pipeline.executors import overlay
 from crosscast.targets import TARGETS
+from crosscast.targets.base import toolchains
 
 Hide = Callable[..., None]
 
@@ -81,7 +82,7 @@ def test_an_overlay_is_built_or_not(tmp_path: Path, hide: Hide) -> None:
 
     assert states()["onnx2tf"] == "not built"
     assert states()["onnx"] == ""
-    lock = TARGETS["tflite-fp32"].toolchain.overlay
+    lock = toolchains(TARGETS["tflite-fp32"])["onnx"].overlay
     assert lock is not None
     overlay.overlay_directory(lock, tmp_path).mkdir(parents=True)
     assert states()["onnx2tf"] == "built"
@@ -97,3 +98,11 @@ def test_each_overlay_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(overlay, "build", build)
     assert doctor.build_overlays(tmp_path) == [tmp_path / lock.stem for lock in built]
     assert len(built) == len(set(built)) == 1
+
+
+def test_a_target_builds_by_the_routes_that_are_left(tmp_path: Path, hide: Hide) -> None:
+    hide("tensorflow")
+    entry = health(tmp_path)["tflite-fp32"]
+    assert entry.builds
+    assert entry.runs
+    assert entry.needs == "from saved_model: pip install 'crosscast[tensorflow,tflite]'"

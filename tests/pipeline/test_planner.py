@@ -241,3 +241,116 @@ def test_allow_unverified_is_known_to_the_gate(planned: Planned) -> None:
 
 def test_a_plan_is_the_same_every_time(planned: Planned) -> None:
     assert planned(SEVEN) == planned(SEVEN)
+
+
+PHOTOS = """
+model: tiny
+version: 1.0.0
+source: {source}
+inputs:
+  image: {{shape: [batch, 3, 8, 8], dtype: float32, preprocess: {{crop: 8, scale: 1/255}}}}
+samples: {{parity: photos, calibration: {calibration}}}
+targets: {targets}
+"""
+
+
+@pytest.fixture
+def with_photos(tmp_path: Path, planned: Planned) -> Planned:
+    """The plan of a config whose samples are folders of images."""
+    for name in ("photos", "more"):
+        (tmp_path / name).mkdir()
+
+    def one(targets: str, calibration: str = "more", source: str = "{torch: net.py:build}") -> Plan:
+        path = tmp_path / "config.yaml"
+        path.write_text(PHOTOS.format(source=source, targets=targets, calibration=calibration))
+        return plan(load(path))
+
+    return one
+
+
+def test_a_folder_of_images_is_read_with_pillow(with_photos: Planned) -> None:
+    found = with_photos("{onnx-int8: {}}")
+    for purpose, folder in (("parity", "photos"), ("calibration", "more")):
+        step = found.step(f"samples {purpose}")
+        source = step.inputs["samples"]
+        assert isinstance(source, File)
+        assert source.path.name == folder
+        assert "pillow" in step.toolchain.distributions
+        assert step.options["preprocess"]["image"]["crop"] == (8, 8)
+    assert found.step("samples parity").toolchain.warmth == CORE.warmth
+    of_file = with_photos("{onnx: {}}", source="{onnx: net.onnx}").step("samples parity")
+    assert of_file.toolchain.name == "onnx+images"
+
+
+def test_calibration_knows_parity_to_be_told_from_it(with_photos: Planned) -> None:
+    found = with_photos("{onnx-int8: {}}")
+    assert found.step("samples calibration").inputs["parity"] == Output("samples parity")
+    assert found.step("package onnx-int8").inputs["calibration"] == Output("samples calibration")
+
+
+def test_synthetic_calibration_says_so_and_needs_no_file(with_photos: Planned) -> None:
+    found = with_photos("{onnx-int8: {}, onnx: {}}", "synthetic")
+    step = found.step("samples calibration synthetic")
+    assert (step.inputs, step.options["samples"]) == ({}, "synthetic")
+    assert found.step("package onnx-int8").inputs["calibration"] == Output(step.id)
+    assert "calibration" not in found.step("package onnx").inputs
+
+
+def test_a_folded_chain_is_a_chain_of_its_own_from_the_same_program(with_photos: Planned) -> None:
+    found = with_photos("{onnx: {}, tflite-fp32: {preprocess: fold}}")
+    assert ids(found, "export") == [
+        "export exported_program",
+        "export onnx opset 18",
+        "export onnx opset 18 folded",
+    ]
+    assert ids(found, "reference") == ["reference", "reference folded"]
+    assert found.step("export onnx opset 18 folded").inputs["program"] == Output(
+        "export exported_program"
+    )
+    assert "reference" not in above(found, "package tflite-fp32")
+    assert "reference folded" not in above(found, "package onnx")
+
+
+def test_a_fold_leaves_the_arithmetic_to_the_model(with_photos: Planned) -> None:
+    found = with_photos("{onnx: {}, tflite-int8: {preprocess: fold}}")
+    for purpose in ("parity", "calibration"):
+        step = found.step(f"samples {purpose} folded")
+        assert step.options["preprocess"]["image"]["scale"] == 1.0
+        assert step.options["source"]["fold"]["image"]["steps"]["scale"] == 1 / 255
+    plain = found.step("package onnx").options["preprocessing"]["image"]
+    assert (plain["scale"], plain["folded"]) == (1 / 255, None)
+    folded = found.step("package tflite-int8").options["preprocessing"]["image"]
+    assert (folded["scale"], folded["crop"]) == (1.0, (8, 8))
+    assert folded["folded"] == {"color": "rgb", "scale": 1 / 255, "mean": (), "std": ()}
+
+
+def test_from_takes_over_the_fold(with_photos: Planned) -> None:
+    found = with_photos("{tflite-fp32: {preprocess: fold}, tflite-int8: {from: tflite-fp32}}")
+    assert ids(found, "reference") == ["reference folded"]
+    assert found.step("quantize tflite-int8").inputs["samples"] == Output(
+        "samples calibration folded"
+    )
+    with pytest.raises(ConfigError, match=r"tflite-int8.preprocess: differs"):
+        with_photos("{tflite-fp32: {}, tflite-int8: {from: tflite-fp32, preprocess: fold}}")
+
+
+@pytest.mark.parametrize("source", ["{keras: net.py:build}", "{tensorflow: net.py:build}"])
+def test_tflite_goes_straight_from_keras_unless_told_otherwise(
+    planned: Planned, source: str
+) -> None:
+    straight = planned("{tflite-fp32: {}}", source=source)
+    assert ids(straight, "export") == ["export saved_model"]
+    assert straight.step("convert tflite-fp32").toolchain.name == "tflite-converter"
+    around = planned("{tflite-fp32: {via: onnx}}", source=source)
+    assert ids(around, "export") == ["export onnx opset 18"]
+    assert around.step("convert tflite-fp32").toolchain.name == "onnx2tf"
+
+
+def test_a_target_from_another_runs_where_that_ones_format_is_read(planned: Planned) -> None:
+    made = planned("{onnx: {}, tflite-fp32: {from: onnx}}", source="{keras: net.py:build}")
+    assert made.step("convert tflite-fp32").toolchain.name == "onnx2tf"
+
+
+def test_a_torch_model_goes_by_onnx_to_tflite(planned: Planned) -> None:
+    made = planned("{tflite-fp32: {}}")
+    assert made.step("convert tflite-fp32").toolchain.name == "onnx2tf"
