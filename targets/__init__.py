@@ -8,10 +8,14 @@ from crosscast.targets import (
     coreml_fp16,
     onnx,
     onnx_fp16,
+    onnx_int4,
     onnx_int8,
+    onnx_int8_dynamic,
+    ort,
     tflite_fp16,
     tflite_fp32,
     tflite_int8,
+    tflite_int8_dynamic,
 )
 from crosscast.targets.base import Target
 
@@ -19,8 +23,12 @@ TARGETS: Mapping[str, Target] = {
     "onnx": onnx,
     "onnx-fp16": onnx_fp16,
     "onnx-int8": onnx_int8,
+    "onnx-int8-dynamic": onnx_int8_dynamic,
+    "onnx-int4": onnx_int4,
+    "ort": ort,
     "tflite-fp32": tflite_fp32,
     "tflite-fp16": tflite_fp16,
     "tflite-int8": tflite_int8,
+    "tflite-int8-dynamic": tflite_int8_dynamic,
     "coreml-fp16": coreml_fp16,
 }

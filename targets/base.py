@@ -81,6 +81,7 @@ class Target(Protocol):
     format: kind of tree that the chain ends with.
     accepts: kinds that `convert` can start from, best first.
     toolchain, quantizer, runtime: where `convert`, `quantize`, and `open` and `precision` run.
+        A mapping where `convert` runs elsewhere for each kind, so that none needs the others'.
     calibrated: whether `quantize` reads calibration samples.
     no_runtime: why `open` gives None on this host; empty where it does not.
     """
@@ -88,7 +89,6 @@ class Target(Protocol):
     summary: str
     format: Kind
     accepts: tuple[Kind, ...]
-    toolchain: Toolchain
     runtime: Toolchain
     calibrated: bool
     no_runtime: str
@@ -102,6 +102,11 @@ class Target(Protocol):
     @property
     def precision_asked(self) -> Delivered | None:
         """What the audit must find delivered; None for that of what the target starts from."""
+        ...
+
+    @property
+    def toolchain(self) -> Toolchain | Mapping[Kind, Toolchain]:
+        """Where `convert` runs; read it by `toolchains`."""
         ...
 
     @property
@@ -138,3 +143,9 @@ class Target(Protocol):
     def usage(self, *, manifest: Mapping[str, Any]) -> str:
         """The Markdown of USAGE.md: snippets that match the manifest's names and shapes."""
         ...
+
+
+def toolchains(target: Target) -> dict[Kind, Toolchain]:
+    """Where the target's `convert` runs, by the kind that it starts from, best first."""
+    chain = target.toolchain
+    return {kind: chain if isinstance(chain, Toolchain) else chain[kind] for kind in target.accepts}

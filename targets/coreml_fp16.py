@@ -13,8 +13,9 @@ QuantizeOptions: type[BaseOptions] | None = None
 summary = "Core ML ML Program, fp16 inside, fp32 inputs and outputs, for iOS and macOS"
 format: Kind = "coreml"
 precision_asked: Delivered = "fp16"
-accepts: tuple[Kind, ...] = ("exported_program",)
-toolchain = runtime = family.COREML
+accepts: tuple[Kind, ...] = ("exported_program", "saved_model")
+toolchain = family.CONVERTERS
+runtime = family.COREML
 quantizer: Toolchain | None = None
 quantize = None
 calibrated = False

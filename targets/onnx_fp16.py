@@ -8,7 +8,7 @@ from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import onnx as family
 from crosscast.targets.families import onnx_float16, onnx_runtime, onnx_usage
 
-Options: type[BaseOptions] = family.OnnxOptions
+Options: type[BaseOptions] = onnx_float16.Float16Options
 QuantizeOptions: type[BaseOptions] | None = None
 summary = "ONNX, fp16 inside, fp32 inputs and outputs"
 format: Kind = "onnx"

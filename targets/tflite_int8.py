@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import tflite as family
-from crosscast.targets.families import tflite_quantize, tflite_runtime, tflite_usage
+from crosscast.targets.families import tflite_integer, tflite_quantize, tflite_runtime, tflite_usage
 
-Options = BaseOptions
+
+class Options(BaseOptions):
+    """Options of the file."""
+
+    io: tflite_integer.IntegerIO | None = Field(
+        default=None,
+        description="dtype of float inputs and outputs, for microcontrollers: every operator then "
+        "computes in int8. Default: they stay float32, as do operators that lose much in int8.",
+    )
+
+
 QuantizeOptions: type[BaseOptions] | None = tflite_quantize.StaticOptions
 summary = "TFLite (LiteRT), static int8, fp32 inputs and outputs; needs calibration samples"
 format: Kind = "tflite"
 precision_asked: Delivered = "int8"
-accepts: tuple[Kind, ...] = ("onnx",)
-toolchain = family.ONNX2TF
+accepts: tuple[Kind, ...] = ("tflite", "saved_model", "onnx")
+toolchain = family.CONVERTERS
 quantizer: Toolchain | None = family.QUANTIZER
 runtime = family.LITERT
 quantize = tflite_quantize.to_int8

@@ -14,7 +14,8 @@ from pydantic import Field
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import Delivered, Options, Precision
+from crosscast.targets.base import Delivered, Kind, Options, Precision
+from crosscast.targets.families import tensorflow as tensorflow_family
 from crosscast.targets.families import torch as torch_family
 
 COREML = Toolchain(
@@ -26,6 +27,20 @@ COREML = Toolchain(
     distributions=("coremltools", "torch", "numpy"),
     extra="coreml",
 )
+
+COREML_TENSORFLOW = Toolchain(
+    name="coreml-tensorflow",
+    preload=tensorflow_family.PRELOAD,
+    later=("coremltools",),
+    hidden=("torch", "sklearn", "xgboost", "libsvm"),
+    distributions=("coremltools", "tensorflow", "numpy"),
+    extra="coreml,tensorflow",
+)
+CONVERTERS: Mapping[Kind, Toolchain] = {
+    "exported_program": COREML,
+    "saved_model": COREML_TENSORFLOW,
+}
+"""Where a conversion runs, by what it starts from."""
 
 NO_RUNTIME = "" if sys.platform == "darwin" else "no Core ML runtime on this host"
 MODEL = "model.mlpackage"

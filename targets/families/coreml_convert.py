@@ -13,6 +13,7 @@ from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.targets.families import coreml_saved_model
 from crosscast.targets.families.coreml import DIM_PREFIX, MODEL, SPEC, CoreMLOptions
 from crosscast.targets.families.coreml_mend import (
     fill_pool_defaults,
@@ -21,6 +22,7 @@ from crosscast.targets.families.coreml_mend import (
     pass_pipeline,
     unsupported,
 )
+from crosscast.targets.families.tensorflow import SAVED_MODEL
 
 PROGRAM = "model.pt2"
 TRACED = "model.ts"
@@ -37,17 +39,37 @@ REMEDY = "replace it in the model with operators that Core ML has, or remove thi
 
 
 def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
-    """Write `model.mlpackage` from a PyTorch program; equal input gives equal bytes.
+    """Write `model.mlpackage` from a PyTorch program or a SavedModel; equal input gives equal
+    bytes.
 
     Computes in fp16; floating-point inputs and outputs are fp32, integers int32. Names and
     dynamic dimensions are those of the signature beside the program.
     """
     import coremltools
-    import torch
 
     chosen = CoreMLOptions.model_validate(options)
     path = model / SIGNATURE
     signature = Signature.from_json(json.loads(path.read_text(encoding="utf-8")))
+    settings = {
+        "minimum_deployment_target": getattr(coremltools.target, chosen.minimum),
+        "compute_precision": coremltools.precision.FLOAT16,
+        "pass_pipeline": pass_pipeline(),
+    }
+    if (model / SAVED_MODEL).is_dir():
+        inputs = _inputs(signature)
+        package = coreml_saved_model.converted(model, signature.outputs, inputs=inputs, **settings)
+    else:
+        package = _from_torch(model, signature, settings)
+    _refuse_nan(package)
+    package.save(str(out / MODEL))
+    _normalise(out / MODEL, signature)
+
+
+def _from_torch(model: Path, signature: Signature, settings: Mapping[str, Any]) -> Any:
+    """The package of a PyTorch program."""
+    import coremltools
+    import torch
+
     mend_registry()
     program: Any
     if (model / PROGRAM).exists():
@@ -59,20 +81,15 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
         inputs = _inputs(signature)
         outputs = _outputs(signature, [tensor.dtype for tensor in signature.outputs])
     with _named_failures(program):
-        package = coremltools.convert(
+        return coremltools.convert(
             program,
             source="pytorch",
             convert_to="mlprogram",
             inputs=inputs,
             outputs=outputs,
-            minimum_deployment_target=getattr(coremltools.target, chosen.minimum),
-            compute_precision=coremltools.precision.FLOAT16,
-            pass_pipeline=pass_pipeline(),
             skip_model_load=True,
+            **settings,
         )
-    _refuse_nan(package)
-    package.save(str(out / MODEL))
-    _normalise(out / MODEL, signature)
 
 
 def _program(path: Path) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from crosscast.targets.families import preprocessing
 from crosscast.targets.families.markdown import example_shape, names, note
 
 SWIFT = """
@@ -63,6 +64,7 @@ def usage(*, manifest: Mapping[str, Any]) -> str:
             "python",
             PYTHON.format(path=path, types=json.dumps(types), outputs=outputs),
         ),
+        *preprocessing.blocks(manifest, "swift", "python"),
     )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
-from crosscast.pipeline.signature import Tensor
+from crosscast.pipeline.signature import Tensor, dtype_name
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Options
 
@@ -38,6 +40,12 @@ needs some of it."""
 EXPORTER = "exporter"
 """The key of notes.json by which an export says that it was asked for an opset."""
 
+PRECISION = "precision"
+"""The key of notes.json that names the source's own precision, where it is not fp32."""
+
+OPSET_ASKED = "opset_asked"
+"""The key of notes.json that holds the opset which the config names."""
+
 LOCAL_METADATA = ("pkg.torch.onnx.stack_trace",)
 """Node metadata that holds paths of the machine that exported."""
 
@@ -49,6 +57,12 @@ class OnnxOptions(Options):
         default=None,
         description="Opset of the ONNX file; exactly this one is delivered, or it is an error. "
         "Default: an ONNX source's own, otherwise 18.",
+    )
+    ir_version: Annotated[int, Field(ge=3, le=11)] | None = Field(
+        default=None,
+        description="IR version of the ONNX file, for runtimes that read no later one; exactly "
+        "this one is delivered, or it is an error. Default: the source's own, or the first that "
+        "has the opset.",
     )
 
 
@@ -104,6 +118,61 @@ def read_notes(tree: Path) -> dict[str, Any]:
     return notes
 
 
+def with_types(model: ModelProto) -> ModelProto:
+    """The model with inferred types and shapes.
+
+    Inferred from a file, since protobuf passes no model above 2 GiB in memory.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        save(model, Path(scratch))
+        onnx.shape_inference.infer_shapes_path(str(Path(scratch) / MODEL))
+        typed = onnx.load(Path(scratch) / MODEL)
+    # What the outputs are declared to be is not for inference to change.
+    del typed.graph.output[:]
+    typed.graph.output.extend(model.graph.output)
+    return typed
+
+
+def refuse_quantized(tree: Path, *, target: str) -> None:
+    """Raise StageError where the source of a tree was int8 or int4 itself."""
+    held = read_notes(tree).get(PRECISION)
+    if held in ("int8", "int4"):
+        raise StageError(
+            f"{target}: the source is {held} already: its float weights are lost",
+            fix="use the target onnx, which ships it as it is",
+        )
+    _refuse_attributes(tree, target)
+
+
+def _refuse_attributes(tree: Path, target: str) -> None:
+    """Raise StageError where most of the model is in operators' attributes, which stay float32."""
+    import onnx
+
+    model = onnx.load(tree / MODEL, load_external_data=False)
+    held = attribute_bytes(model)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    every = (tensor for graph in graphs(model.graph) for tensor in graph.initializer)
+    weights = sum(4 * prod(tensor.dims) for tensor in every if tensor.data_type in floats)
+    if sum(held.values()) > weights:
+        raise StageError(
+            f"{target}: the model's numbers are attributes of {', '.join(held)} (ai.onnx.ml), "
+            "which have float32 only: there are no weights to keep in fewer bits",
+            fix="use the target onnx (trees and support vectors are not quantized)",
+        )
+
+
+def attribute_bytes(model: ModelProto) -> dict[str, int]:
+    """Bytes of the float32 numbers that operators of ai.onnx.ml hold, by operator."""
+    found: dict[str, int] = {}
+    for node in (node for graph in graphs(model.graph) for node in graph.node):
+        size = sum(4 * len(entry.floats) for entry in node.attribute)
+        if node.domain == "ai.onnx.ml" and size:
+            found[node.op_type] = found.get(node.op_type, 0) + size
+    return found
+
+
 def opset(model: ModelProto) -> int:
     """The version of the standard operators that the model uses."""
     return next(
@@ -133,14 +202,14 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
     An exporter delivers that opset itself; a file of another one, as its author has it, is
     brought to it.
     """
-    wanted = OnnxOptions.model_validate(options).opset
-    save(prepared(model, wanted), out)
+    chosen = OnnxOptions.model_validate(options)
+    save(prepared(model, chosen.opset, chosen.ir_version), out)
     check(out, "the converted model")
-    carry(model, out)
+    carry(model, out, **({} if chosen.opset is None else {OPSET_ASKED: chosen.opset}))
 
 
-def prepared(tree: Path, wanted: int | None) -> ModelProto:
-    """The model of `tree` at opset `wanted`, None for its own.
+def prepared(tree: Path, wanted: int | None, ir_version: int | None = None) -> ModelProto:
+    """The model of `tree` at opset `wanted` and an IR version, None for its own.
 
     What tells of the machine that exported it is removed.
     """
@@ -150,29 +219,26 @@ def prepared(tree: Path, wanted: int | None) -> ModelProto:
     if wanted is not None and opset(source) != wanted:
         source = _at_opset(source, wanted, exported=EXPORTER in read_notes(tree))
     lowest = onnx.helper.find_min_ir_version_for(list(source.opset_import), ignore_unknown=True)
-    source.ir_version = max(source.ir_version, lowest)
+    if ir_version is not None and ir_version < lowest:
+        raise StageError(
+            f"IR version {ir_version} was asked for, but opset {opset(source)} needs {lowest}",
+            fix=f"set 'ir_version: {lowest}', or an opset that the runtime reads",
+        )
+    source.ir_version = ir_version or max(source.ir_version, lowest)
     _forget_machine(source)
     return source
 
 
 def _at_opset(source: ModelProto, wanted: int, *, exported: bool) -> ModelProto:
-    import onnx
-
     found = opset(source)
     if exported:
         raise StageError(
             f"the exporter delivered opset {found} where {wanted} was asked for",
             fix=f"set 'opset: {found}', or one that the exporter keeps (17 to 22 for PyTorch)",
         )
-    failure = f"the model has opset {found} and cannot be brought to opset {wanted}"
-    fix = f"set 'opset: {found}', or export the model with opset {wanted}"
-    try:
-        result = onnx.version_converter.convert_version(source, wanted)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise StageError(f"{failure}: {error}", fix=fix) from error
-    if opset(result) != wanted or interface(result) != interface(source):
-        raise StageError(f"{failure}: the converter changed its inputs or outputs", fix=fix)
-    return result
+    from crosscast.targets.families.onnx_upgrade import upgraded  # which imports this module
+
+    return upgraded(source, wanted)
 
 
 def _forget_machine(model: ModelProto) -> None:
@@ -195,7 +261,7 @@ def _tensor(value: ValueInfoProto) -> Tensor:
             fix="export the model with tensors only (skl2onnx: options={'zipmap': False})",
         )
     tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    dtype = dtype_name(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     shape = tuple(
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
         for axis, dim in enumerate(tensor.shape.dim)

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Tensor
-from crosscast.targets.base import Delivered, Precision
-from crosscast.targets.families.onnx import MODEL, graphs, load
+from crosscast.targets.base import Precision
+from crosscast.targets.families.onnx import MODEL, attribute_bytes, graphs, load
+from crosscast.targets.families.onnx_audit import Held, Node, audit
 
 if TYPE_CHECKING:
     import numpy as np
-    from onnx import ModelProto, TensorProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
     "tensor(bool)": "bool",
+    "tensor(string)": "string",
     **{
         f"tensor({sign}int{bits})": f"{sign}int{bits}"
         for sign in ("", "u")
         for bits in (8, 16, 32, 64)
     },
 }
-DELIVERED: Mapping[str, Delivered] = {
-    "float32": "fp32",
-    "float64": "fp32",
-    "float16": "fp16",
-    "bfloat16": "fp16",
-    "int8": "int8",
-    "uint8": "int8",
-    "int32": "int8",  # biases of int8 layers
-}
-FLOATS = {name for name, precision in DELIVERED.items() if precision in ("fp32", "fp16")}
-QUANTIZED = ("DequantizeLinear", "QuantizeLinear")
+FLOAT16 = 10
+"""ONNX's number of the element type."""
 
 
 class OnnxSession:
@@ -60,8 +51,8 @@ class OnnxSession:
             )
         except Exception as error:
             raise StageError(f"ONNX Runtime cannot load the model: {error}") from error
-        self.inputs = tuple(_tensor(value) for value in self._session.get_inputs())
-        self.outputs = tuple(_tensor(value) for value in self._session.get_outputs())
+        self.inputs = tuple(tensor_of(value) for value in self._session.get_inputs())
+        self.outputs = tuple(tensor_of(value) for value in self._session.get_outputs())
 
     def run(self, inputs: Arrays) -> Arrays:
         """Compute all outputs, by name and in order."""
@@ -78,64 +69,54 @@ def open(*, artifact: Path) -> OnnxSession:
 
 
 def precision(*, artifact: Path) -> Precision:
-    """Audit the weights: constants that operators compute with, at the precision they are kept in.
-
-    Shapes, indices, scales and zero points are no weights. A model without weights is judged by
-    the conversions that its graph holds.
-    """
-    model = load(artifact)
-    weights: Counter[str] = Counter()
-    for tensor in _weights(model):
-        weights[_dtype(tensor).name] += prod(tensor.dims) * _dtype(tensor).itemsize
-    shares: Counter[Delivered] = Counter()
-    for dtype, size in weights.items():
-        shares[DELIVERED[dtype]] += size
-    delivered = shares.most_common(1)[0][0] if shares else _by_graph(model)
-    return Precision(delivered=delivered, weights=dict(sorted(weights.items())))
+    """Audit the weights: what they are kept in, by bytes."""
+    return audit(_held(load(artifact)))
 
 
-def _weights(model: ModelProto) -> list[TensorProto]:
-    """The constants that are read as data: integers only through DequantizeLinear."""
-    nodes = [node for graph in graphs(model.graph) for node in graph.node]
-    stored = {name for node in nodes if node.op_type in QUANTIZED for name in node.input[:1]}
-    scales = {name for node in nodes if node.op_type in QUANTIZED for name in node.input[1:]}
-    return [
-        tensor
-        for name, tensor in _constants(model).items()
-        if (name in stored and _dtype(tensor).name in DELIVERED)
-        or (name not in scales and _dtype(tensor).name in FLOATS)
-    ]
-
-
-def _constants(model: ModelProto) -> dict[str, TensorProto]:
-    found: dict[str, TensorProto] = {}
+def _held(model: ModelProto) -> Held:
+    constants: dict[str, tuple[str, int]] = {}
+    nodes: list[Node] = []
     for graph in graphs(model.graph):
-        found |= {tensor.name: tensor for tensor in graph.initializer}
+        constants |= {tensor.name: described(tensor) for tensor in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant":
                 values = [entry.t for entry in node.attribute if entry.name == "value"]
-                found |= dict(zip(node.output, values, strict=False))
-    return found
+                constants |= {
+                    name: described(tensor)
+                    for name, tensor in zip(node.output, values, strict=False)
+                }
+            nodes.append(_node(node))
+    attributes = sum(attribute_bytes(model).values())
+    return Held(constants=constants, nodes=nodes, attributes=attributes)
 
 
-def _dtype(tensor: TensorProto) -> np.dtype[Any]:
+def _node(node: NodeProto) -> Node:
+    numbers = {entry.name: entry.i for entry in node.attribute}
+    return Node(
+        operator=node.op_type,
+        inputs=list(node.input),
+        outputs=list(node.output),
+        bits=numbers.get("bits"),
+        halves=node.op_type == "Cast" and numbers.get("to") == FLOAT16,
+    )
+
+
+def described(tensor: TensorProto) -> tuple[str, int]:
+    """The dtype of a constant, by numpy's name, and its bytes."""
+    return held_in(tensor.data_type, prod(tensor.dims))
+
+
+def held_in(kind: int, size: int) -> tuple[str, int]:
+    """The name of an ONNX element type, and the bytes of so many elements."""
     import onnx
 
-    dtype: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return dtype
+    dtype: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    bytes_ = (size + 1) // 2 if dtype.name in ("int4", "uint4") else size * dtype.itemsize
+    return dtype.name, bytes_
 
 
-def _by_graph(model: ModelProto) -> Delivered:
-    import onnx
-
-    nodes = [node for graph in graphs(model.graph) for node in graph.node]
-    if any(node.op_type in QUANTIZED for node in nodes):
-        return "int8"
-    casts = [entry.i for node in nodes if node.op_type == "Cast" for entry in node.attribute]
-    return "fp16" if onnx.TensorProto.FLOAT16 in casts else "fp32"
-
-
-def _tensor(value: Any) -> Tensor:
+def tensor_of(value: Any) -> Tensor:
+    """A session's input or output. Raises StageError where it is no tensor."""
     if value.type not in DTYPES:
         raise StageError(
             f"'{value.name}' of the ONNX model is a {value.type}; only tensors can run"

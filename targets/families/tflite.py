@@ -13,16 +13,20 @@ from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Kind
+from crosscast.targets.families import tflite_copy, tflite_saved_model
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families import tflite_graph as graphs
+from crosscast.targets.families.tensorflow import SAVED_MODEL, TFLITE
+from crosscast.targets.families.tflite_batch import BATCHES, for_any_batch
 from crosscast.targets.families.tflite_finish import finish
 
 FILE = "model.tflite"
 
 ONNX2TF = Toolchain(
     name="onnx2tf",
-    preload=("onnx2tf.onnx2tf", "onnx2tf.tflite_builder.lower_from_onnx2tf", "onnx"),
-    distributions=("onnx", "ai-edge-litert", "flatbuffers", "numpy"),
+    preload=("onnx2tf.onnx2tf", "onnx2tf.tflite_builder.lower_from_onnx2tf", "onnx", "onnxslim"),
+    distributions=("onnx", "onnxslim", "ai-edge-litert", "flatbuffers", "numpy"),
     extra="tflite",
     overlay=Path(__file__).parent.parent / "onnx2tf.lock",
 )
@@ -43,19 +47,55 @@ QUANTIZER = Toolchain(
     extra="tflite",
 )
 
+CONVERTERS: Mapping[Kind, Toolchain] = {
+    "tflite": LITERT,
+    "saved_model": TFLITE,
+    "onnx": ONNX2TF,
+}
+"""Where a conversion runs, by what it starts from."""
+
 
 def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:  # noqa: ARG001
-    """Write `model.tflite`, fp32, with the ports of the ONNX graph in the tree `model`.
+    """Write `model.tflite`, fp32, with the ports of what the tree `model` holds: a SavedModel or an
+    ONNX graph.
 
     Raises StageError where an operator has no TFLite equivalent, naming its layer.
     """
-    prepared = graphs.prepare(model / "model.onnx")
+    if (model / FILE).is_file():
+        tflite_copy.copied(model, out)
+        return
+    if (model / SAVED_MODEL).is_dir():
+        made, inputs, outputs = tflite_saved_model.converted(model)
+        finish(made, inputs=inputs, outputs=outputs)
+        files.write(made, out / FILE)
+        return
+    source = model / "model.onnx"
     out.mkdir(parents=True, exist_ok=True)
+    made = _for_any_batch(source, out) if graphs.batch_of(source) else None
+    prepared, file = made or _converted(source, out, batch=None)
+    finish(file, inputs=prepared.inputs, outputs=prepared.outputs)
+    files.write(file, out / FILE)
+
+
+def _for_any_batch(source: Path, out: Path) -> tuple[graphs.Prepared, Any] | None:
+    """The conversion of a graph with a dynamic batch by way of two fixed ones; None where that
+    does not work out.
+    """
+    try:
+        prepared, made = _converted(source, out, batch=BATCHES[0])
+        _, other = _converted(source, out, batch=BATCHES[1])
+    except StageError:
+        return None
+    return (prepared, made) if for_any_batch(made, other) else None
+
+
+def _converted(source: Path, out: Path, *, batch: int | None) -> tuple[graphs.Prepared, Any]:
+    """The prepared graph and the file that onnx2tf makes of it."""
+    prepared = graphs.prepare(source, batch=batch)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         made = files.read(_run_onnx2tf(prepared, Path(scratch)))
     _refuse_custom_operators(made, prepared.model)
-    finish(made, inputs=prepared.inputs, outputs=prepared.outputs)
-    files.write(made, out / FILE)
+    return prepared, made
 
 
 def _run_onnx2tf(prepared: graphs.Prepared, scratch: Path) -> Path:

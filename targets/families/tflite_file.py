@@ -32,6 +32,11 @@ def parse(content: bytes | bytearray) -> Any:
 
 def write(model: Any, path: Path) -> None:
     """Write the objects as a file; equal objects give equal bytes."""
+    path.write_bytes(packed(model))
+
+
+def packed(model: Any) -> bytes:
+    """A file's bytes; equal objects give equal ones."""
     import flatbuffers
 
     class Builder(flatbuffers.Builder):  # type: ignore[misc]
@@ -48,7 +53,7 @@ def write(model: Any, path: Path) -> None:
 
     builder = Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    path.write_bytes(bytes(builder.Output()))
+    return bytes(builder.Output())
 
 
 def operator_name(model: Any, operator: Any) -> str:
@@ -146,19 +151,25 @@ class Editor:
 
     def tensor(self, name: str, kind: int, shape: Sequence[int], data: Any = None) -> int:
         """Add a tensor (-1 for a dynamic dimension), a constant where `data` is given."""
-        import numpy as np
         from ai_edge_litert import schema_py_generated as schema
 
         added = schema.TensorT()
         added.name, added.type, added.buffer, added.hasRank = name, kind, 0, True
         set_shape(added, shape)
         if data is not None:
-            buffer = schema.BufferT()
-            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
-            added.buffer = len(self.model.buffers)
-            self.model.buffers.append(buffer)
+            added.buffer = self.buffer(data)
         self.graph.tensors.append(added)
         return len(self.graph.tensors) - 1
+
+    def buffer(self, data: Any) -> int:
+        """Add a constant's bytes; their index."""
+        import numpy as np
+        from ai_edge_litert import schema_py_generated as schema
+
+        added = schema.BufferT()
+        added.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+        self.model.buffers.append(added)
+        return len(self.model.buffers) - 1
 
     def operator(self, name: str, inputs: Sequence[int], output: int, version: int = 1) -> Any:
         """An operator without options, which the caller puts in its place."""
@@ -182,6 +193,25 @@ class Editor:
         made.builtinOptions.newShape = list(shape)
         return made
 
+    def cast(self, source: int, output: int) -> Any:
+        """A CAST to the output's type."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        made = self.operator("CAST", [source], output)
+        made.builtinOptionsType = schema.BuiltinOptions.CastOptions
+        made.builtinOptions = schema.CastOptionsT()
+        made.builtinOptions.inDataType = self.graph.tensors[source].type
+        made.builtinOptions.outDataType = self.graph.tensors[output].type
+        return made
+
+    def multiply(self, made: Any) -> Any:
+        """A MUL with its options, which have no activation."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        made.builtinOptionsType = schema.BuiltinOptions.MulOptions
+        made.builtinOptions = schema.MulOptionsT()
+        return made
+
     def _code(self, builtin: int, version: int) -> int:
         from ai_edge_litert import schema_py_generated as schema
 
@@ -194,6 +224,28 @@ class Editor:
         code.deprecatedBuiltinCode = min(builtin, 127)
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
+
+
+def quantization(scales: Any, axis: int) -> Any:
+    """The parameters of int8 numbers without a zero point: a scale for each place along `axis`."""
+    import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.QuantizationParametersT()
+    made.scale = np.asarray(scales, np.float32)
+    made.zeroPoint = np.zeros(len(made.scale), np.int64)
+    made.quantizedDimension = axis
+    return made
+
+
+def raised(parameters: Any, offset: int) -> Any:
+    """The same parameters with a higher zero point."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.QuantizationParametersT()
+    made.scale = parameters.scale
+    made.zeroPoint = [int(point) + offset for point in parameters.zeroPoint]
+    return made
 
 
 def set_shape(tensor: Any, shape: Sequence[int]) -> None:

@@ -36,8 +36,8 @@ def finish(model: Any, *, inputs: Sequence[Port], outputs: Sequence[Port]) -> No
     graph.outputs = [_restored_output(editor, port) for port in outputs]
     for port, index in zip([*inputs, *outputs], [*graph.inputs, *graph.outputs], strict=True):
         graph.tensors[index].name = port.name
-    _make_names_unique(graph)
-    _sign(model, graph)
+    make_names_unique(graph)
+    sign(model, graph)
     model.description = ""
     # onnx2tf allows reduced precision, with which XNNPACK computes an fp32 file in fp16.
     model.metadata = [
@@ -148,9 +148,9 @@ def _restored_output(editor: Editor, port: Port) -> int:
         index = editor.tensor(f"{port.alias}_shaped", kind, _wanted(port))
         graph.operators.append(editor.reshape(flat, index, _reshapable(port)))
     set_shape(graph.tensors[index], _wanted(port))
-    _check_dtype(graph.tensors[index], port)
+    index = _of_dtype(editor, int(index), port)
     editor.taken.add(index)
-    return int(index)
+    return index
 
 
 def _is_shaped(editor: Editor, source: int, wanted: tuple[int, ...]) -> bool:
@@ -179,14 +179,21 @@ def _reshapable(port: Port) -> tuple[int, ...]:
     return _wanted(port)
 
 
-def _check_dtype(tensor: Any, port: Port) -> None:
-    if tensor.type != tensor_type(port.dtype):
+def _of_dtype(editor: Editor, index: int, port: Port) -> int:
+    """The output in the dtype that the port declares: onnx2tf narrows some integers."""
+    tensor, wanted = editor.graph.tensors[index], tensor_type(port.dtype)
+    if tensor.type == wanted:
+        return index
+    if {numpy_name(tensor.type), port.dtype} != {"int32", "int64"}:
         raise StageError(
             f"output '{port.name}' is {port.dtype}, which onnx2tf made {numpy_name(tensor.type)}"
         )
+    cast = editor.tensor(f"{port.alias}_cast", wanted, _wanted(port))
+    editor.graph.operators.append(editor.cast(index, cast))
+    return cast
 
 
-def _make_names_unique(graph: Any) -> None:
+def make_names_unique(graph: Any) -> None:
     """Rename inner tensors that bear a port's name: the quantizer tells tensors by name."""
     ports = {*graph.inputs, *graph.outputs}
     names = {text(graph.tensors[index].name) for index in ports}
@@ -195,7 +202,7 @@ def _make_names_unique(graph: Any) -> None:
             tensor.name = f"{text(tensor.name)}_inner_{index}"
 
 
-def _sign(model: Any, graph: Any) -> None:
+def sign(model: Any, graph: Any) -> None:
     """Declare the ports by name, in order."""
     from ai_edge_litert import schema_py_generated as schema
 

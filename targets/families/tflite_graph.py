@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.errors import StageError
+from crosscast.targets.families import tflite_rewrites as rewrites
+from crosscast.targets.families.onnx import opset
+from crosscast.targets.families.onnx_upgrade import upgraded
 
 MINIMUM_OPSET = 17
 """Below 13, onnx2tf reads Softmax's axis wrongly; its rules are best tried from 17 on."""
@@ -47,9 +50,11 @@ class Prepared:
     outputs: tuple[Port, ...]
 
 
-def prepare(path: Path) -> Prepared:
+def prepare(path: Path, *, batch: int | None = None) -> Prepared:
     """Read the ONNX file (external data included) and rewrite it for onnx2tf.
 
+    batch: the size to fix the dynamic batch at (see `batch_of`); None leaves the graph as it is.
+        The ports are in any case those of the file.
     Raises StageError for a model that is too large or whose opset cannot be brought up.
     """
     import onnx
@@ -59,31 +64,73 @@ def prepare(path: Path) -> Prepared:
             "the model is larger than 2 GB, which a TFLite file cannot hold",
             fix="leave this target out, or split the model",
         )
-    model = upgraded(onnx.load(str(path)))
+    model = onnx.load(str(path))
+    model = upgraded(model, max(MINIMUM_OPSET, opset(model)))
     _name_nodes(model.graph)
+    ports = declared_ports(model.graph)
+    if batch is not None:
+        model = with_batch(model, batch)
     drop_zero_states(model.graph)
-    widen_grouped_conv1d(model.graph)
+    rewrites.apply(model, any_batch=batch is not None)
+    hoist_constants(model.graph)
     shapes = inferred_shapes(model)
     refuse_varying_recurrence(model.graph, shapes)
     spell_out_reshapes(model.graph, shapes)
-    return isolate_ports(model)
+    return isolate_ports(model, *ports)
 
 
-def upgraded(model: Any) -> Any:
-    """The model at MINIMUM_OPSET or newer."""
-    from onnx import version_converter
+def batch_of(path: Path) -> str | None:
+    """The name of the one dynamic dimension of an ONNX file's inputs, where it is a batch: the
+    first of an input's dimensions, or the second one of what recurrent layers read. None where
+    there is none, or others beside it.
+    """
+    import onnx
 
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset >= MINIMUM_OPSET:
-        return model
+    model = onnx.load(str(path), load_external_data=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    dims = [
+        (axis, dim.dim_param)
+        for value in model.graph.input
+        if value.name not in weights
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+        if not dim.HasField("dim_value")
+    ]
+    names = {name for _, name in dims}
+    if len(names) != 1 or "" in names:
+        return None
+    is_first = any(axis == 0 for axis, _ in dims)
+    return names.pop() if is_first or _recurs_over_fixed_lengths(model) else None
+
+
+def _recurs_over_fixed_lengths(model: Any) -> bool:
+    layers = [node for node in model.graph.node if node.op_type in RECURRENT_STATES]
+    shapes = inferred_shapes(model) if layers else {}
+    found = [shapes.get(node.input[0], (None,))[0] for node in layers]
+    return bool(found) and None not in found
+
+
+def with_batch(model: Any, size: int) -> Any:
+    """The model with every dynamic dimension of its inputs fixed at `size`, and folded."""
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.dim_value = size
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.ClearField("dim_param")
+    del model.graph.value_info[:]
+    return folded(model)
+
+
+def folded(model: Any) -> Any:
+    """The model with constants folded; itself where that fails."""
+    import onnxslim
+
     try:
-        return version_converter.convert_version(model, MINIMUM_OPSET)
-    except Exception as error:
-        raise StageError(
-            f"the model's opset {opset} could not be brought to {MINIMUM_OPSET}, which TFLite "
-            f"conversion needs: {error}",
-            fix=f"export the model with opset {MINIMUM_OPSET} or newer",
-        ) from error
+        return onnxslim.slim(model)
+    except (Exception, SystemExit):  # noqa: BLE001 - a simplifier that fails costs nothing
+        return model
 
 
 def drop_zero_states(graph: Any) -> None:
@@ -100,21 +147,18 @@ def drop_zero_states(graph: Any) -> None:
     _prune(graph)
 
 
-def widen_grouped_conv1d(graph: Any) -> None:
-    """Turn each grouped 1-D convolution into Unsqueeze -> 2-D convolution -> Squeeze.
-
-    onnx2tf has no rule for the former and writes a custom operator in its place.
-    """
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = list(graph.node)
-    del graph.node[:]
-    for node in nodes:
-        weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
-        groups = next((item.i for item in node.attribute if item.name == "group"), 1)
-        if weight is None or len(weight.dims) != 3 or groups == 1:
-            graph.node.append(node)
+def hoist_constants(graph: Any) -> None:
+    """Turn Constant nodes into initializers, in which form onnx2tf takes all of them."""
+    kept = []
+    for node in graph.node:
+        held = [item.t for item in node.attribute if item.name == "value"]
+        if node.op_type == "Constant" and held:
+            graph.initializer.append(held[0])
+            graph.initializer[-1].name = node.output[0]
         else:
-            graph.node.extend(_widened(graph, node, weight))
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def inferred_shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
@@ -153,7 +197,7 @@ def refuse_varying_recurrence(graph: Any, shapes: dict[str, tuple[int | None, ..
 
 def _is_unrolled(node: Any) -> bool:
     states = [node.input[i] for i in RECURRENT_STATES[node.op_type] if i < len(node.input)]
-    return node.op_type == "GRU" or any(states)
+    return node.op_type != "LSTM" or any(states)
 
 
 def _varying(node: Any, dimension: str) -> StageError:
@@ -182,7 +226,16 @@ def spell_out_reshapes(graph: Any, shapes: dict[str, tuple[int | None, ...]]) ->
         )
 
 
-def isolate_ports(model: Any) -> Prepared:
+def declared_ports(graph: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The inputs and the outputs that a graph declares."""
+    weights = {tensor.name for tensor in graph.initializer}
+    given = [value for value in graph.input if value.name not in weights]
+    inputs = tuple(_port(value, f"input_{index}") for index, value in enumerate(given))
+    outputs = tuple(_port(value, f"output_{index}") for index, value in enumerate(graph.output))
+    return inputs, outputs
+
+
+def isolate_ports(model: Any, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Prepared:
     """Give inputs and outputs plain names, and flatten every output.
 
     onnx2tf renames some characters, and drops or adds the transposition before an output as it
@@ -191,13 +244,10 @@ def isolate_ports(model: Any) -> Prepared:
     shape back.
     """
     graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    given = [value for value in graph.input if value.name not in weights]
-    inputs = tuple(_port(value, f"input_{index}") for index, value in enumerate(given))
-    outputs = tuple(_port(value, f"output_{index}") for index, value in enumerate(graph.output))
-    _rename(graph, {port.name: port.alias for port in inputs})
-    for value, port in zip(given, inputs, strict=True):
-        value.name = port.alias
+    aliases = {port.name: port.alias for port in inputs}
+    _rename(graph, aliases)
+    for value in graph.input:
+        value.name = aliases.get(value.name, value.name)
     _flatten_outputs(graph, outputs, {port.name: port.alias for port in inputs})
     return Prepared(model=model, inputs=inputs, outputs=outputs)
 
@@ -205,7 +255,9 @@ def isolate_ports(model: Any) -> Prepared:
 def _flatten_outputs(graph: Any, ports: tuple[Port, ...], renamed: dict[str, str]) -> None:
     from onnx import helper
 
-    shape = _add_integers(graph, "output_flat_shape", [-1])
+    # ones behind, since onnx2tf leaves out a reshaping that changes nothing, and loses what else
+    # reads its source
+    shape = _add_integers(graph, "output_flat_shape", [-1, 1, 1])
     kinds = [value.type.tensor_type.elem_type for value in graph.output]
     del graph.output[:]
     for port, kind in zip(ports, kinds, strict=True):
@@ -214,13 +266,19 @@ def _flatten_outputs(graph: Any, ports: tuple[Port, ...], renamed: dict[str, str
             helper.make_node("Reshape", [source, shape], [port.alias], name=f"{port.alias}_flat")
         )
         size = None if None in port.shape else prod(size or 0 for size in port.shape)
-        graph.output.append(helper.make_tensor_value_info(port.alias, kind, [size]))
+        graph.output.append(helper.make_tensor_value_info(port.alias, kind, [size, 1, 1]))
 
 
 def _port(value: Any, alias: str) -> Port:
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     tensor = value.type.tensor_type
+    if tensor.elem_type == TensorProto.STRING:
+        raise StageError(
+            f"'{value.name}' holds strings, which TFLite's operators cannot take or give",
+            fix="let the model take and give numbers (class labels: integers), or leave the "
+            "tflite targets out",
+        )
     return Port(
         name=value.name,
         alias=alias,
@@ -234,43 +292,12 @@ def _shape(tensor: Any) -> tuple[int | None, ...]:
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
 
 
-def _widened(graph: Any, node: Any, weight: Any) -> Iterator[Any]:
-    """The nodes that replace one grouped 1-D convolution."""
-    from onnx import helper, numpy_helper
-
-    stem = node.output[0]
-    axes = _add_integers(graph, f"{stem}_axes", [2])
-    filters = f"{stem}_filters"
-    graph.initializer.append(
-        numpy_helper.from_array(numpy_helper.to_array(weight)[:, :, None], filters)
-    )
-    inputs = [f"{stem}_wide_in", filters, *node.input[2:]]
-    yield helper.make_node("Unsqueeze", [node.input[0], axes], [inputs[0]], name=f"{node.name}_in")
-    wide = helper.make_node("Conv", inputs, [f"{stem}_wide_out"], name=node.name)
-    wide.attribute.extend(_attribute_2d(item) for item in node.attribute)
-    yield wide
-    yield helper.make_node(
-        "Squeeze", [wide.output[0], axes], [node.output[0]], name=f"{node.name}_out"
-    )
-
-
 def _add_integers(graph: Any, name: str, values: Sequence[int]) -> str:
     """Add a constant vector; its name."""
     from onnx import TensorProto, helper
 
     graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
     return name
-
-
-def _attribute_2d(item: Any) -> Any:
-    from onnx import helper
-
-    values = list(item.ints)
-    if item.name == "pads":
-        return helper.make_attribute("pads", [0, values[0], 0, values[1]])
-    if item.name in ("kernel_shape", "strides", "dilations"):
-        return helper.make_attribute(item.name, [1, *values])
-    return item
 
 
 def _is_zeros(name: str, makers: dict[str, Any], values: dict[str, Any]) -> bool:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
-from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import Options
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.rounding import keep_sums
 from crosscast.targets.families.tflite import FILE
+from crosscast.targets.families.tflite_copy import shipped_as_it_is
+from crosscast.targets.families.tflite_dynamic import quantize_weights, rounded
+from crosscast.targets.families.tflite_finish import make_names_unique, sign
+from crosscast.targets.families.tflite_integer import finish_integer, quantizable
+from crosscast.targets.families.tflite_samples import calibration
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 Operator = Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "CONV_2D_TRANSPOSE"]
 
@@ -27,6 +30,9 @@ space (a vision transformer's cosine falls from .999 to .48 when every operator 
 
 SCHEMA_NAMES = {"CONV_2D_TRANSPOSE": "TRANSPOSE_CONV"}
 """The quantizer's name of an operator -> the file's, where they differ."""
+
+EVERY = ("*",)
+"""The quantizer's name for all operators that it knows, inputs and outputs among them."""
 
 FLOAT16_LIMIT = 65504.0
 
@@ -54,6 +60,8 @@ def to_float16(
     or compute with as the device can: recurrent layers too, which ai-edge-quantizer leaves out.
     Vectors (biases) and values beyond float16's range stay as they are.
     """
+    if shipped_as_it_is(model, "fp16", out):
+        return
     made = files.read(model / FILE)
     cast = sum(_halve(made, graph) for graph in made.subgraphs)
     if not cast:
@@ -68,18 +76,33 @@ def to_float16(
 
 def to_int8(*, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path) -> None:
     """Write the file with int8 weights (a scale a channel) and int8 activations in the operators
-    of `options["operators"]`; inputs, outputs and all other operators stay float32.
+    of `options["operators"]`; inputs, outputs and all other operators stay float32. By default,
+    the weights of recurrent layers, embeddings and such are int8, too.
 
-    Activation ranges are the least and greatest values over the tree `samples`.
-    Raises StageError where the model has none of these operators.
+    With `options["io"]` ("int8" or "uint8") every operator is quantized, and inputs and outputs
+    are of that dtype. Activation ranges are the least and greatest values over the tree `samples`.
+    Raises StageError where the model has none of these operators, or with `io` has some that
+    cannot be quantized.
     """
+    if shipped_as_it_is(model, "int8", out):
+        return
     operators = tuple(options.get("operators", QUANTIZABLE))
     if samples is None:
         raise StageError("int8 needs calibration samples", fix="declare samples.calibration")
     whole = files.read(model / FILE)
-    _require_operators(whole, operators)
-    made = files.parse(_quantized(model / FILE, operators, samples))
-    _keep_dynamic(made.subgraphs[0], whole.subgraphs[0])
+    io = options.get("io")
+    if io:
+        content = quantizable(model / FILE)
+        made = files.parse(_quantized(content, EVERY, samples))
+    elif _has_operators(whole, operators, required=operators != QUANTIZABLE):
+        made = files.parse(_quantized((model / FILE).read_bytes(), operators, samples))
+    else:
+        made = files.read(model / FILE)
+    if not io and operators == QUANTIZABLE:
+        quantize_weights(made)
+    _restore_ports(made, whole)
+    if io:
+        finish_integer(made, dtype=io)
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
 
@@ -106,32 +129,40 @@ def _halve(made: Any, graph: Any) -> int:
     return len(casts)
 
 
-def _require_operators(made: Any, operators: tuple[str, ...]) -> None:
+def _has_operators(made: Any, operators: tuple[str, ...], *, required: bool) -> bool:
     wanted = {SCHEMA_NAMES.get(name, name) for name in operators}
     present = {
         files.operator_name(made, operator)
         for graph in made.subgraphs
         for operator in graph.operators
     }
-    if not wanted & present:
+    if required and not wanted & present:
         raise StageError(
             f"the model has no operator to quantize: none of {', '.join(operators)} among "
             f"{', '.join(sorted(present))}",
             fix="use tflite-fp16 or tflite-fp32 for this model",
         )
+    return bool(wanted & present)
 
 
-def _quantized(path: Path, operators: tuple[str, ...], samples: Path) -> bytes:
+def _quantized(content: bytes, operators: tuple[str, ...], samples: Path) -> bytes:
     """The quantized file's bytes."""
     from ai_edge_quantizer import quantizer
 
-    job = quantizer.Quantizer(_with_sums_kept(path.read_bytes(), operators))
+    kept = QUANTIZABLE if operators == EVERY else operators
+    job = quantizer.Quantizer(_with_sums_kept(content, kept))
     for name in operators:
         job.add_static_config(
             regex=".*",
             operation_name=quantizer.qtyping.TFLOperationName(name),
             activation_num_bits=8,
             weight_num_bits=8,
+        )
+    for name in [] if operators == EVERY else _before_softmax(files.parse(content)):
+        job.add_dynamic_config(
+            regex=re.escape(name),
+            operation_name=quantizer.qtyping.TFLOperationName.FULLY_CONNECTED,
+            num_bits=8,
         )
     ranges: dict[str, Any] = {}
     for sample in calibration(samples):
@@ -143,6 +174,27 @@ def _quantized(path: Path, operators: tuple[str, ...], samples: Path) -> bytes:
     return bytes(result.quantized_model)
 
 
+def _before_softmax(made: Any) -> list[str]:
+    """The outputs of the matrix products whose results are a softmax's input.
+
+    They get int8 weights, but keep float results: where a sample's logits go beyond the range of
+    all calibration samples, those of several classes would be cut to the same value, and a clear
+    answer becomes a tie.
+    """
+    names = []
+    for graph in made.subgraphs:
+        makers = {index: operator for operator in graph.operators for index in operator.outputs}
+        for operator in graph.operators:
+            if files.operator_name(made, operator) != "SOFTMAX":
+                continue
+            maker = makers.get(operator.inputs[0])
+            while maker is not None and files.operator_name(made, maker) == "RESHAPE":
+                maker = makers.get(maker.inputs[0])
+            if maker is not None and files.operator_name(made, maker) == "FULLY_CONNECTED":
+                names.append(files.text(graph.tensors[maker.outputs[0]].name))
+    return names
+
+
 def _with_sums_kept(content: bytes, operators: tuple[str, ...]) -> bytes:
     """The file with the weights of those operators rounded so that filters keep their sums."""
     import numpy as np
@@ -150,39 +202,36 @@ def _with_sums_kept(content: bytes, operators: tuple[str, ...]) -> bytes:
     copy = bytearray(content)
     made = files.parse(copy)
     names = {SCHEMA_NAMES.get(name, name) for name in operators}
-    rounded: set[int] = set()
+    done: set[int] = set()
     for graph in made.subgraphs:
         for operator in graph.operators:
             name = files.operator_name(made, operator)
             tensor = graph.tensors[operator.inputs[1]] if name in names else None
-            if tensor is None or tensor.buffer in rounded:
+            if tensor is None or tensor.buffer in done:
                 continue
             data = files.data_of(made, tensor)
             if data is not None and files.numpy_name(tensor.type) == "float32":
                 weights = data.view(np.float32).reshape(files.signature_of(tensor))
-                weights[...] = _rounded(name, weights)
-                rounded.add(tensor.buffer)
+                weights[...] = rounded(name, weights)
+                done.add(tensor.buffer)
     return bytes(copy)
 
 
-def _rounded(name: str, weights: NDArray[Any]) -> NDArray[Any]:
-    import numpy as np
-
-    if weights.ndim == 2:
-        return keep_sums(weights, axis=0, kernel=1)
-    kernel = int(np.prod(weights.shape[1:-1]))
-    if name == "DEPTHWISE_CONV_2D":
-        return keep_sums(weights, axis=weights.ndim - 1, kernel=kernel)
-    # [out, height, width, in], and kernels are groups of the last axes
-    kept = keep_sums(np.moveaxis(weights, -1, 1), axis=0, kernel=kernel)
-    return np.moveaxis(kept, 1, -1)
-
-
-def _keep_dynamic(made: Any, whole: Any) -> None:
-    """Declare the dynamic dimensions of inputs and outputs, which the quantizer forgets."""
-    for ports, given in ((made.inputs, whole.inputs), (made.outputs, whole.outputs)):
-        for index, origin in zip(ports, given, strict=True):
-            files.set_shape(made.tensors[index], files.signature_of(whole.tensors[origin]))
+def _restore_ports(made: Any, whole: Any) -> None:
+    """Give inputs and outputs their names, dynamic dimensions and signature back, some of which the
+    quantizer forgets.
+    """
+    graph, origin = made.subgraphs[0], whole.subgraphs[0]
+    pairs = [
+        *zip(graph.inputs, origin.inputs, strict=True),
+        *zip(graph.outputs, origin.outputs, strict=True),
+    ]
+    for index, before in pairs:
+        tensor = graph.tensors[index]
+        tensor.name = origin.tensors[before].name
+        files.set_shape(tensor, files.signature_of(origin.tensors[before]))
+    make_names_unique(graph)
+    sign(made, graph)
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,11 +240,3 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
     join = {"min": np.minimum, "max": np.maximum}
     return {key: choose(one[key], other[key]) for key, choose in join.items() if key in other}
-
-
-def calibration(samples: Path) -> Iterator[Arrays]:
-    """The samples of a tree, one in memory at a time."""
-    from safetensors.numpy import load_file
-
-    for case in json.loads((samples / "cases.json").read_text()):
-        yield load_file(samples / case["file"])

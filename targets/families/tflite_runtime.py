@@ -26,6 +26,11 @@ ARITHMETIC = frozenset(
 DELIVERED: Mapping[str, Delivered] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 """Precisions by the dtype of weights; other constants are shapes, indices and biases."""
 
+STUCK = (
+    " (a dynamic dimension has not survived the conversion where this is about shapes: give the "
+    "inputs fixed sizes)"
+)
+
 THREADS = 1
 """One, so that sums are taken in one order on every machine."""
 
@@ -55,7 +60,10 @@ class LiteRtSession:
             return self._computed(interpreter, inputs)
         except (RuntimeError, ValueError) as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-            raise StageError(f"LiteRT could not run the model on {shapes}: {error}") from error
+            dynamic = any(isinstance(dim, str) for tensor in self.inputs for dim in tensor.shape)
+            raise StageError(
+                f"LiteRT could not run the model on {shapes}: {error}{STUCK if dynamic else ''}"
+            ) from error
 
     def _computed(self, interpreter: Any, inputs: Arrays) -> Arrays:
         import numpy as np
@@ -93,7 +101,11 @@ def precision(*, artifact: Path) -> Precision:
     weights of convolutions, matrix products and recurrent layers (of all constants, where the
     model has none of these).
     """
-    made = files.read(artifact / FILE)
+    return audited(files.read(artifact / FILE))
+
+
+def audited(made: Any) -> Precision:
+    """The audit of a file's objects."""
     every: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     for graph in made.subgraphs:
@@ -119,6 +131,16 @@ def _tensors(details: list[dict[str, Any]], named: dict[str, Any]) -> tuple[Tens
                 for axis, size in enumerate(detail["shape_signature"])
             ),
             dtype=np.dtype(detail["dtype"]).name,
+            quantization=_quantization(detail),
         )
         for detail in details
     )
+
+
+def _quantization(detail: dict[str, Any]) -> tuple[float, int] | None:
+    """Scale and zero point of an 8-bit tensor that stands for real numbers."""
+    import numpy as np
+
+    scale, point = detail["quantization"]
+    is_byte = np.dtype(detail["dtype"]).name in ("int8", "uint8")
+    return (float(scale), int(point)) if is_byte and scale else None

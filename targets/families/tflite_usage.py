@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from crosscast.targets.families import preprocessing
 from crosscast.targets.families.markdown import example_shape, names, note
 
 PYTHON = """
@@ -15,16 +16,23 @@ from ai_edge_litert.interpreter import Interpreter
 from safetensors.numpy import load_file
 
 vectors = load_file("vectors.safetensors")
-inputs = {{name: vectors[f"0/in/{{name}}"] for name in {inputs}}}
+inputs = {{name: vectors[f"0/in/{{name}}"] for name in {inputs}}}{quantized}
 interpreter = Interpreter({path})
 for name, detail in interpreter.get_signature_runner().get_input_details().items():
     interpreter.resize_tensor_input(detail["index"], inputs[name].shape)
-outputs = interpreter.get_signature_runner()(**inputs)
+outputs = interpreter.get_signature_runner()(**inputs){restored}
 for name in {outputs}:
     expected = vectors[f"0/out/{{name}}"]
     value = outputs[name]
     print(name, value.shape, "largest difference:", np.abs(value * 1.0 - expected).max())
 """
+QUANTIZED = """
+for name, (scale, zero) in {scales}.items():  # real numbers as {dtype}
+    steps = np.rint(inputs[name] / scale) + zero
+    inputs[name] = np.clip(steps, {low}, {high}).astype(np.{dtype})"""
+RESTORED = """
+for name, (scale, zero) in {scales}.items():
+    outputs[name] = (outputs[name].astype(np.float32) - zero) * scale"""
 KOTLIN = """
 // com.google.ai.edge.litert:litert
 val interpreter = Interpreter(File(modelPath))
@@ -55,13 +63,29 @@ def usage(*, manifest: Mapping[str, Any]) -> str:
         path=path,
         inputs=json.dumps(names(manifest, "inputs")),
         outputs=json.dumps(names(manifest, "outputs")),
+        quantized=_in_steps(QUANTIZED, manifest, "inputs"),
+        restored=_in_steps(RESTORED, manifest, "outputs"),
     )
     return note(
         manifest,
         ("Python (ai-edge-litert, safetensors)", "python", python),
         ("Kotlin (LiteRT)", "kotlin", _kotlin(manifest)),
         ("Java (LiteRT)", "java", _java(manifest)),
+        *preprocessing.blocks(manifest, "python", "kotlin", "java"),
     )
+
+
+def _in_steps(template: str, manifest: Mapping[str, Any], key: str) -> str:
+    """The lines that bring real numbers to integers or back; nothing where none stand for any."""
+    found = {
+        tensor["name"]: list(tensor["quantization"])
+        for tensor in manifest[key]
+        if tensor.get("quantization")
+    }
+    dtype = str(manifest.get("io"))
+    low, high = {"int8": (-128, 127)}.get(dtype, (0, 255))
+    filled = template.format(scales=json.dumps(found), dtype=dtype, low=low, high=high)
+    return filled if found else ""
 
 
 def _kotlin(manifest: Mapping[str, Any]) -> str:
@@ -113,4 +137,7 @@ def _buffer(tensor: Mapping[str, Any]) -> str:
 
 def _described(tensor: Mapping[str, Any]) -> str:
     layout = f", {tensor['layout']}" if tensor.get("layout") else ""
+    if tensor.get("quantization"):
+        scale, zero = tensor["quantization"]
+        layout += f", real number = {scale:g} * (value - {zero})"
     return f"{tensor['dtype']} {example_shape(tensor)}{layout}"

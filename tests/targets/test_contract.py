@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from crosscast.pipeline.stages import function, reference_to
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets import TARGETS
-from crosscast.targets.base import Delivered, Kind, Target
+from crosscast.targets.base import Delivered, Kind, Target, toolchains
 from crosscast.targets.base import Options as BaseOptions
 
 FRAMEWORKS = (
@@ -30,6 +30,7 @@ FRAMEWORKS = (
 )
 MAIN_FILE = {
     "onnx": "model.onnx",
+    "ort": "model.ort",
     "tflite": "model.tflite",
     "coreml": "model.mlpackage/Data/com.apple.CoreML/model.mlmodel",
 }
@@ -63,9 +64,13 @@ def test_names() -> None:
         "onnx",
         "onnx-fp16",
         "onnx-int8",
+        "onnx-int8-dynamic",
+        "onnx-int4",
+        "ort",
         "tflite-fp32",
         "tflite-fp16",
         "tflite-int8",
+        "tflite-int8-dynamic",
         "coreml-fp16",
     ]
 
@@ -84,7 +89,7 @@ def test_members(name: str) -> None:
     assert target.summary
     assert "\n" not in target.summary
     assert target.format in get_args(Kind)
-    assert target.precision_asked in get_args(Delivered)
+    assert target.precision_asked in (None, *get_args(Delivered))
     assert target.accepts
     assert set(target.accepts) <= set(get_args(Kind))
     assert isinstance(target.no_runtime, str)
@@ -96,7 +101,8 @@ def test_members(name: str) -> None:
 @every_target
 def test_toolchains(name: str) -> None:
     target = TARGETS[name]
-    for toolchain in (target.toolchain, target.quantizer, target.runtime):
+    assert list(toolchains(target)) == list(target.accepts)
+    for toolchain in (*toolchains(target).values(), target.quantizer, target.runtime):
         if toolchain is None:
             continue
         assert isinstance(toolchain, Toolchain)

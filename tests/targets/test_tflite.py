@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from onnx import helper
 
-from crosscast.targets import tflite_fp16, tflite_fp32, tflite_int8
+from crosscast.targets import tflite_fp16, tflite_fp32, tflite_int8, tflite_int8_dynamic
 from crosscast.targets.families import tflite, tflite_usage
 
 MANIFEST = {
@@ -21,11 +21,18 @@ MANIFEST = {
 }
 
 
-def test_the_three_targets_convert_in_one_step() -> None:
-    assert tflite_fp32.convert is tflite_fp16.convert is tflite_int8.convert
+def test_the_targets_that_quantize_convert_in_one_step() -> None:
+    assert tflite_fp16.convert is tflite_int8.convert is tflite_int8_dynamic.convert
     assert tflite_fp32.toolchain == tflite_fp16.toolchain == tflite_int8.toolchain
-    assert tflite_fp32.toolchain.overlay
-    assert tflite_fp32.toolchain.overlay.exists()
+    assert tflite_fp32.toolchain == tflite_int8_dynamic.toolchain
+    overlay = tflite_fp32.toolchain["onnx"].overlay
+    assert overlay
+    assert overlay.exists()
+
+
+def test_no_route_needs_the_framework_of_another() -> None:
+    for kind, foreign in (("onnx", "tensorflow"), ("saved_model", "onnx"), ("tflite", "onnx")):
+        assert foreign not in tflite_fp32.toolchain[kind].distributions
 
 
 @pytest.mark.parametrize(
@@ -69,3 +76,14 @@ def test_the_usage_note_matches_the_manifest() -> None:
         "// int64 [1, 7]\n"
     ) in note
     assert '"scale" to ByteBuffer.allocateDirect(4)' in note
+
+
+def test_the_usage_note_says_how_integers_stand_for_real_numbers() -> None:
+    tensor = {"name": "image", "shape": [1, 3], "dtype": "int8", "quantization": [0.5, -3]}
+    described = MANIFEST | {"inputs": [tensor], "outputs": [tensor], "io": "int8"}
+    note = tflite_usage.usage(manifest=described)
+    code = note.split("```python\n")[1].split("```")[0]
+    compile(code, "USAGE.md", "exec")
+    assert 'for name, (scale, zero) in {"image": [0.5, -3]}.items():' in code
+    assert "np.clip(steps, -128, 127).astype(np.int8)" in code
+    assert "// int8 [1, 3], real number = 0.5 * (value - -3)" in note

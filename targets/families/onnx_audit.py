@@ -1,0 +1,144 @@
+"""What the weights of an ONNX or ORT file are kept in: counted by bytes.
+
+Weights are constants that operators compute with. Shapes, indices, scales and zero points are
+none. Integers are weights only where an operator reads them as stored numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from crosscast.pipeline.errors import StageError
+from crosscast.targets.base import Delivered, Precision
+
+DELIVERED: Mapping[str, Delivered] = {
+    "float32": "fp32",
+    "float64": "fp32",
+    "float16": "fp16",
+    "bfloat16": "fp16",
+    "int8": "int8",
+    "uint8": "int8",
+    "int32": "int8",  # biases of int8 layers
+    "int4": "int4",
+    "uint4": "int4",
+}
+FLOATS = {name for name, precision in DELIVERED.items() if precision in ("fp32", "fp16")}
+
+BYTES = ("int8", "uint8")
+"""What is a stored number where it is cast: no shape and no index is kept in them."""
+
+STORED: Mapping[str, tuple[Sequence[int], Sequence[int]]] = {
+    "QuantizeLinear": ((0,), ()),
+    "DequantizeLinear": ((0,), ()),
+    "MatMulInteger": ((0, 1), ()),
+    "ConvInteger": ((0, 1), ()),
+    "QLinearConv": ((0, 3, 8), ()),
+    "QLinearMatMul": ((0, 3), ()),
+    "QGemm": ((0, 3, 6), ()),
+    "MatMulIntegerToFloat": ((0, 1), (6,)),
+    "DynamicQuantizeMatMul": ((1,), (4,)),
+    "DynamicQuantizeLSTM": ((1, 2), (3,)),
+    "QAttention": ((0, 1), (2,)),
+    "MatMulNBits": ((1,), (5,)),
+    "GatherBlockQuantized": ((0,), ()),
+}
+"""Operators that read stored numbers: the inputs that are, and those that are floats as they are.
+All others are scales and zero points."""
+
+MOVING = ("Gather", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity")
+"""Operators that pass stored numbers on."""
+
+BLOCKWISE = ("MatMulNBits", "GatherBlockQuantized")
+"""Those that keep several numbers in a byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One operator. bits: of a stored number, where the operator says it.
+    halves: whether it makes float16 of something.
+    """
+
+    operator: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    bits: int | None = None
+    halves: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a file holds. constants: dtype (numpy's name) and bytes by name. attributes: bytes of
+    float32 numbers that operators hold themselves (trees, support vectors).
+    """
+
+    constants: Mapping[str, tuple[str, int]]
+    nodes: Sequence[Node] = field(default_factory=tuple)
+    attributes: int = 0
+
+
+def audit(held: Held) -> Precision:
+    """The precision that holds most of the weights' bytes.
+
+    A file without weights is judged by the conversions that its graph holds.
+    """
+    weights = Counter[str]()
+    for dtype, size in _weights(held):
+        weights[dtype] += size
+    if held.attributes:
+        weights["float32"] += held.attributes
+    shares = Counter[Delivered]()
+    for dtype, size in weights.items():
+        shares[DELIVERED[dtype]] += size
+    delivered = shares.most_common(1)[0][0] if shares else _by_graph(held)
+    return Precision(delivered=delivered, weights=dict(sorted(weights.items())))
+
+
+def refuse_unless(found: Precision, asked: Delivered, *, target: str) -> None:
+    """Raise StageError where most of the weights are not in the precision that was asked for."""
+    if found.delivered == asked:
+        return
+    total = sum(found.weights.values())
+    if not total:
+        raise StageError(
+            f"{target}: the model holds no weights, so there is nothing to keep in {asked}",
+            fix="ship it as onnx or onnx-fp16",
+        )
+    share = sum(size for dtype, size in found.weights.items() if DELIVERED[dtype] == asked) / total
+    raise StageError(
+        f"{target}: {asked} can keep only {100 * share:.0f} % of the weights' bytes: the others "
+        "belong to operators that it does not serve, or are excluded",
+        fix="exclude less, or take another target: onnx-fp16 keeps any operator's weights, "
+        "onnx-int8-dynamic those of convolutions, matrix products and recurrent layers",
+    )
+
+
+def _weights(held: Held) -> Iterator[tuple[str, int]]:
+    stored, cast, packed, scales = set[str](), set[str](), dict[str, str](), set[str]()
+    for node in reversed(held.nodes):
+        if node.operator in STORED:
+            data, plain = STORED[node.operator]
+            for index, name in enumerate(node.inputs):
+                if index in data:
+                    stored.add(name)
+                    if node.operator in BLOCKWISE:
+                        packed[name] = "uint8" if node.bits == 8 else "int4"
+                elif index not in plain:
+                    scales.add(name)
+        elif node.operator == "Cast":
+            cast.update(node.inputs)
+        elif node.operator in MOVING:
+            for kept in (stored, cast):
+                kept.update(node.inputs[:1] if set(node.outputs) & kept else ())
+    for name, (dtype, size) in held.constants.items():
+        if name in stored and dtype in DELIVERED:
+            yield packed.get(name, dtype), size
+        elif (name in cast and dtype in BYTES) or (name not in scales and dtype in FLOATS):
+            yield dtype, size
+
+
+def _by_graph(held: Held) -> Delivered:
+    if any(node.operator in STORED for node in held.nodes):
+        return "int8"
+    return "fp16" if any(node.halves for node in held.nodes) else "fp32"

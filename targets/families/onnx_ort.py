@@ -1,0 +1,119 @@
+"""The .ort format: an ONNX model as ONNX Runtime's mobile builds load it, optimised beforehand."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from crosscast.pipeline.errors import StageError
+from crosscast.targets.base import Options, Precision
+from crosscast.targets.families import onnx as family
+from crosscast.targets.families.onnx_audit import Held, Node, audit
+from crosscast.targets.families.onnx_runtime import FLOAT16, OnnxSession, held_in
+
+MODEL = "model.ort"
+LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
+SCHEMA = "ort_flatbuffers_py.fbs"
+
+
+class OrtOptions(Options):
+    """Options of the conversion to .ort."""
+
+    optimization: Literal["none", "basic", "extended"] = Field(
+        default="extended",
+        description="What is optimised beforehand; the file is loaded as it is. Layouts that only "
+        "some processors have are never chosen.",
+    )
+
+
+def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
+    """Write `model.ort`, as ONNX Runtime's own converter does.
+
+    Constants are not folded: that would store weights in float that were not.
+    """
+    import onnxruntime
+
+    chosen = OrtOptions.model_validate(options)
+    if (model / family.DATA).exists():
+        raise StageError(
+            "ort: the model's weights lie beside it; the format keeps one file below 2 GiB",
+            fix="start from a smaller precision, such as `from: onnx-int8`",
+        )
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, LEVELS[chosen.optimization]
+    )
+    settings.optimized_model_filepath = str(out / MODEL)
+    settings.add_session_config_entry("session.save_model_format", "ORT")
+    settings.log_severity_level = 3
+    try:
+        onnxruntime.InferenceSession(
+            model / family.MODEL,
+            settings,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["ConstantFolding"],
+        )
+    except Exception as error:
+        raise StageError(f"ort: ONNX Runtime cannot convert the model: {error}") from error
+    family.carry(model, out)
+
+
+def open(*, artifact: Path) -> OnnxSession:
+    """Load the artifact in ONNX Runtime."""
+    return OnnxSession(artifact / MODEL)
+
+
+def precision(*, artifact: Path) -> Precision:
+    """Audit the constants that the file itself holds. Raises StageError where it cannot be read."""
+    try:
+        return audit(_held((artifact / MODEL).read_bytes()))
+    except ImportError:
+        raise
+    except Exception as error:
+        raise StageError(f"{MODEL} cannot be read as a model: {error}") from error
+
+
+def _held(content: bytes) -> Held:
+    # Puts the schema on the path, as the package itself asks for.
+    importlib.import_module("onnxruntime.tools.ort_format_model")
+    session = importlib.import_module(f"{SCHEMA}.InferenceSession").InferenceSession
+    if not session.InferenceSessionBufferHasIdentifier(content, 0):
+        raise ValueError("it has another identifier")
+    constants: dict[str, tuple[str, int]] = {}
+    nodes: list[Node] = []
+    for graph in _graphs(session.GetRootAs(content, 0).Model().Graph()):
+        for index in range(graph.InitializersLength()):
+            tensor = graph.Initializers(index)
+            size = prod(tensor.Dims(axis) for axis in range(tensor.DimsLength()))
+            constants[tensor.Name().decode()] = held_in(tensor.DataType(), size)
+        nodes += [_node(graph.Nodes(index)) for index in range(graph.NodesLength())]
+    return Held(constants=constants, nodes=nodes)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """The graph and those inside its control flow."""
+    yield graph
+    for index in range(graph.NodesLength()):
+        node = graph.Nodes(index)
+        for place in range(node.AttributesLength()):
+            inner = node.Attributes(place).G()
+            if inner is not None:
+                yield from _graphs(inner)
+
+
+def _node(node: Any) -> Node:
+    attributes = (node.Attributes(place) for place in range(node.AttributesLength()))
+    numbers = {entry.Name().decode(): entry.I() for entry in attributes}
+    operator = node.OpType().decode()
+    return Node(
+        operator=operator,
+        inputs=[node.Inputs(index).decode() for index in range(node.InputsLength())],
+        outputs=[node.Outputs(index).decode() for index in range(node.OutputsLength())],
+        bits=numbers.get("bits"),
+        halves=operator == "Cast" and numbers.get("to") == FLOAT16,
+    )

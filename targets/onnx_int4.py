@@ -1,0 +1,25 @@
+"""ONNX with int4 weights, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Delivered, Kind
+from crosscast.targets.base import Options as BaseOptions
+from crosscast.targets.families import onnx as family
+from crosscast.targets.families import onnx_int4, onnx_runtime, onnx_usage
+
+Options: type[BaseOptions] = family.OnnxOptions
+QuantizeOptions: type[BaseOptions] | None = onnx_int4.Int4Options
+summary = "ONNX, weights of matrix products and embeddings in int4, by blocks"
+format: Kind = "onnx"
+precision_asked: Delivered = "int4"
+accepts: tuple[Kind, ...] = ("onnx",)
+toolchain = runtime = family.ONNX
+quantizer: Toolchain | None = family.ONNX
+quantize = onnx_int4.quantize
+calibrated = False
+no_runtime = ""
+convert = family.convert
+open = onnx_runtime.open
+precision = onnx_runtime.precision
+usage = onnx_usage.usage

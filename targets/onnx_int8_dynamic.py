@@ -1,0 +1,25 @@
+"""ONNX in dynamic int8, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Delivered, Kind
+from crosscast.targets.base import Options as BaseOptions
+from crosscast.targets.families import onnx as family
+from crosscast.targets.families import onnx_dynamic, onnx_runtime, onnx_usage
+
+Options: type[BaseOptions] = family.OnnxOptions
+QuantizeOptions: type[BaseOptions] | None = onnx_dynamic.DynamicOptions
+summary = "ONNX, int8 weights, ranges found at run time; needs no samples"
+format: Kind = "onnx"
+precision_asked: Delivered = "int8"
+accepts: tuple[Kind, ...] = ("onnx",)
+toolchain = runtime = family.ONNX
+quantizer: Toolchain | None = family.ONNX
+quantize = onnx_dynamic.quantize
+calibrated = False
+no_runtime = ""
+convert = family.convert
+open = onnx_runtime.open
+precision = onnx_runtime.precision
+usage = onnx_usage.usage

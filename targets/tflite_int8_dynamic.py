@@ -1,0 +1,26 @@
+"""TFLite with int8 weights and activations in fp32, run by LiteRT."""
+
+from __future__ import annotations
+
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Delivered, Kind
+from crosscast.targets.base import Options as BaseOptions
+from crosscast.targets.families import tflite as family
+from crosscast.targets.families import tflite_dynamic, tflite_runtime, tflite_usage
+
+Options = BaseOptions
+QuantizeOptions: type[BaseOptions] | None = BaseOptions
+summary = "TFLite (LiteRT), int8 weights, fp32 inputs and outputs; needs no samples"
+format: Kind = "tflite"
+precision_asked: Delivered = "int8"
+accepts: tuple[Kind, ...] = ("tflite", "saved_model", "onnx")
+toolchain = family.CONVERTERS
+quantizer: Toolchain | None = family.LITERT
+runtime = family.LITERT
+quantize = tflite_dynamic.to_int8
+calibrated = False
+no_runtime = ""
+convert = family.convert
+open = tflite_runtime.open
+precision = tflite_runtime.precision
+usage = tflite_usage.usage
