@@ -47,6 +47,55 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say why each step runs.")]
 
 
+@app.command(epilog="Example: crosscast init model.onnx -o model.yaml")
+def init(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model file, its url, a SavedModel directory, or file.py:function.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The config.", show_default=False)],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="A target to build (repeatable). Default: ONNX and TFLite, float and int8.",
+            show_default=False,
+        ),
+    ] = None,
+    sha256: Annotated[
+        str, typer.Option("--sha256", help="Digest of a file that MODEL is the url of.")
+    ] = "",
+    trusted: Annotated[
+        bool, typer.Option("--trusted", help="Load a pickle, which can run any code.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the config.")] = False,
+) -> None:
+    """Write a config for a model by looking at it, ready to build.
+
+    Exit codes: 0 written; 1 the model cannot be looked at, or does not tell its inputs; 2 usage,
+    or a target that cannot take the model; 3 its framework is not installed.
+    """
+    from crosscast.pipeline.init import command
+    from crosscast.pipeline.runner import Settings
+
+    written = command.write(
+        model,
+        out,
+        targets=target or (),
+        sha256=sha256,
+        trusted=trusted,
+        force=force,
+        store=_store(),
+        settings=Settings(artifacts=out),
+        say=typer.echo,
+    )
+    typer.echo(command.described(written))
+
+
 @app.command(epilog="Example: crosscast check configs/*.yaml")
 def check(configs: Configs) -> None:
     """Check that configs are valid; lists every error of each with its line."""

@@ -1,0 +1,1 @@
+"""`crosscast init`: a config for a model, written by looking at it."""

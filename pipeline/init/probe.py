@@ -1,0 +1,39 @@
+"""The look at a model, run in a worker as a stage is: frameworks may crash, and run users' code."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from crosscast.pipeline.config.sources import SOURCES_SCHEMA
+from crosscast.pipeline.init.facts import Facts
+from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.stages import StageResult
+
+FACTS = "facts.json"
+
+PROBES: Mapping[str, str] = {
+    "onnx": "crosscast.pipeline.init.onnx_probe",
+    "torch": "crosscast.pipeline.init.torch_probe",
+    "keras": "crosscast.pipeline.init.stated_probe",
+    "tensorflow": "crosscast.pipeline.init.stated_probe",
+    "sklearn": "crosscast.pipeline.init.stated_probe",
+    "tflite": "crosscast.pipeline.init.stated_probe",
+}
+"""Who looks at the models of a source, by its key in the config."""
+
+
+def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:  # noqa: ARG001
+    """Write `facts.json`. options: `keys`, those of the config's source, with absolute paths."""
+    keys = options["keys"]
+    write_json(out / FACTS, look(keys).to_json())
+    return StageResult()
+
+
+def look(keys: Mapping[str, Any]) -> Facts:
+    """What a look at the model tells. Raises StageError where it does not tell enough."""
+    kind = next(key for key in keys if key in PROBES)
+    found: Callable[..., Facts] = importlib.import_module(PROBES[kind]).look
+    return found(keys, SOURCES_SCHEMA[kind].model_validate(keys).to_source())
