@@ -18,12 +18,12 @@ FRAMEWORKS = ("torch", "tensorflow", "coremltools", "onnxruntime", "onnx", "nump
 LAYERS = (
     ("pipeline.errors", "pipeline.signature", "pipeline.toolchain", "pipeline.digest"),
     ("pipeline.graph", "pipeline.events", "pipeline.staging", "pipeline.manifest"),
-    ("pipeline.store", "pipeline.parity", "pipeline.worker.usercode"),
+    ("pipeline.store", "pipeline.preprocess", "pipeline.parity", "pipeline.worker.usercode"),
     ("targets", "pipeline.sources", "pipeline.stages"),
     ("pipeline.config", "pipeline.fingerprint", "pipeline.worker", "pipeline.executors"),
-    ("pipeline.planner",),
+    ("pipeline.planner", "pipeline.fetch"),
     ("pipeline.runner", "pipeline.report", "pipeline.doctor"),
-    ("pipeline.build",),
+    ("pipeline.build", "pipeline.init"),
     ("pipeline.cli",),
 )
 TARGETS_MAY_IMPORT = (

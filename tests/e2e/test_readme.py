@@ -66,6 +66,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, overlays: Path) -> Path:
 
 def test_the_readme_has_commands() -> None:
     assert {words[1] for words in COMMANDS} == {
+        "init",
         "check",
         "plan",
         "build",

@@ -335,7 +335,7 @@ def test_a_common_prefix_is_told(tmp_path: Path) -> None:
 
     error = text_of(write, tmp_path / "w.pth")
     assert "2 missing from the file" in error.message
-    assert "begins with 'module.'" in error.fix
+    assert "set `weights_prefix: module.`" in error.fix
 
 
 def test_a_torchscript_archive_is_no_state_dict(tmp_path: Path) -> None:
