@@ -112,6 +112,10 @@ def _by_name(name: str, kind: str, clues: Clues) -> Iterator[Option]:
 def _by_layers(name: str, clues: Clues) -> Iterator[Option]:
     for layer in clues.layers:
         yield from _by_layer(name, layer, clues)
+    # Layers come as they were made, which the one that reads the image need not be first in.
+    if any(layer.kind == "Conv2d" for layer in clues.layers):
+        for channels in (3, 1):
+            yield from _images(name, channels, clues)
 
 
 def _by_layer(name: str, layer: Layer, clues: Clues) -> Iterator[Option]:

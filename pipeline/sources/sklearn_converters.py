@@ -6,7 +6,9 @@ What they mend, in skl2onnx 1.20:
     SGDClassifier        labels from probabilities, which tie where they saturate, not from scores
     isotonic calibration steps to the nearest point where it interpolates
     KBinsDiscretizer     edges in float32; no one-hot encoding
-    tree ensembles       truth values among integers, which newer versions of onnx refuse; the
+    trees and forests    of several targets: thresholds rounded to the nearest float32, one tree
+                         and strings refused; labels from sums in float32, which tie otherwise
+    other ensembles      truth values among integers, which newer versions of onnx refuse; the
                          thresholds of histogram-based ones rounded to the nearest float32
 """
 
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscast.pipeline.sources import sklearn_text
+from crosscast.pipeline.sources import sklearn_text, sklearn_trees
 from crosscast.pipeline.sources.sklearn_nodes import Nodes
 
 
@@ -51,6 +53,7 @@ def _register() -> None:
         "SklearnTfidfTransformer": tfidf,
         "SklearnKBinsDiscretizer": bins,
         "SklearnSGDClassifier": _sgd(pool._converter_pool["SklearnSGDClassifier"]._fct),
+        **dict.fromkeys(sklearn_trees.ALIASES, sklearn_trees.convert),
     }
     for alias, convert in ours.items():
         options = pool._converter_pool[alias].get_allowed_options()

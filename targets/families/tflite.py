@@ -20,6 +20,7 @@ from crosscast.targets.families import tflite_graph as graphs
 from crosscast.targets.families.tensorflow import SAVED_MODEL, TFLITE
 from crosscast.targets.families.tflite_batch import BATCHES, for_any_batch
 from crosscast.targets.families.tflite_finish import finish
+from crosscast.targets.families.tflite_rewrites_math import NEAR
 
 FILE = "model.tflite"
 
@@ -106,6 +107,7 @@ def _run_onnx2tf(prepared: graphs.Prepared, scratch: Path) -> Path:
     source = scratch / "model.onnx"
     onnx.save(prepared.model, str(source))
     _leave_padding_alone()
+    _leave_bounds_alone()
     log = io.StringIO()
     try:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -139,6 +141,23 @@ def _leave_padding_alone() -> None:
 
     for module in (pad_utils, shape):
         module.prepare_zero_safe_batch_pad = lambda **_: None
+
+
+def _leave_bounds_alone() -> None:
+    """Have onnx2tf take a bound for 0 or 1 only where it is that to the last bit.
+
+    It makes RELU of a maximum with anything within 1e-6 of 0, and RELU_0_TO_1 of bounds that near
+    0 and 1: a norm of 0 is then divided by, and a logit becomes infinite.
+    """
+    from onnx2tf.tflite_builder.core.model_ir_utils import _read_singleton_constant_float
+    from onnx2tf.tflite_builder.passes import graph_cleanup
+
+    def read(*where: Any) -> float | None:
+        value: float | None = _read_singleton_constant_float(*where)
+        is_near = value is not None and 0 < abs(value - round(value)) < NEAR
+        return None if is_near else value
+
+    graph_cleanup._read_singleton_constant_float = read  # noqa: SLF001
 
 
 def _explained(error: BaseException, log: str, model: Any) -> StageError:

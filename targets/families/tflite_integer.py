@@ -13,6 +13,9 @@ IntegerIO = Literal["int8", "uint8"]
 LOWEST = -1e30
 """Paddings below stand for minus infinity."""
 
+MOVERS = ("TRANSPOSE", "RESHAPE")
+"""Operators that move values about and compute none."""
+
 WIDENED = 128
 """What uint8 lies above int8."""
 
@@ -66,21 +69,33 @@ def _spell_out_leaks(editor: files.Editor) -> None:
 
 
 def _fuse_activations(made: Any, graph: Any) -> None:
-    """RELU6 and RELU as part of the operator whose result only they read."""
+    """RELU6 and RELU as part of the operator whose result only they read, though it be moved
+    about in between.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = schema.ActivationFunctionType
     for operator in list(graph.operators):
         name = files.operator_name(made, operator)
-        source = int(operator.inputs[0]) if name in ("RELU", "RELU6") else -1
-        readers = [each for each in graph.operators if source in each.inputs]
-        maker: Any = next((each for each in graph.operators if source in each.outputs), None)
+        if name not in ("RELU", "RELU6"):
+            continue
+        before = _only_maker(graph, int(operator.inputs[0]))
+        maker = before
+        while maker is not None and files.operator_name(made, maker) in MOVERS:
+            maker = _only_maker(graph, int(maker.inputs[0]))
         options: Any = getattr(maker, "builtinOptions", None)
-        is_free = getattr(options, "fusedActivationFunction", None) == kinds.NONE
-        if source >= 0 and is_free and len(readers) == 1 and source not in graph.outputs:
+        if before is not None and getattr(options, "fusedActivationFunction", None) == kinds.NONE:
             options.fusedActivationFunction = getattr(kinds, name)
-            maker.outputs = [int(operator.outputs[0])]
+            before.outputs = [int(operator.outputs[0])]
             graph.operators.remove(operator)
+
+
+def _only_maker(graph: Any, index: int) -> Any:
+    """The operator that makes a tensor which one other alone reads; None where several do."""
+    readers = [each for each in graph.operators if index in each.inputs]
+    if len(readers) != 1 or index in graph.outputs:
+        return None
+    return next((each for each in graph.operators if index in each.outputs), None)
 
 
 def _padding(made: Any, graph: Any, operator: Any) -> float | None:
@@ -185,8 +200,10 @@ def _widen(editor: files.Editor) -> None:
     """Put a QUANTIZE between each int8 input or output and one of uint8, 128 above."""
     graph = editor.graph
     int8 = files.tensor_type("int8")
+    # Lists, since what was read from a file is not writable.
+    graph.inputs, graph.outputs = list(graph.inputs), list(graph.outputs)
     for ports, is_input in ((graph.inputs, True), (graph.outputs, False)):
-        for place, index in enumerate(list(ports)):
+        for place, index in enumerate(ports):
             inner = graph.tensors[index]
             if inner.type != int8:
                 continue

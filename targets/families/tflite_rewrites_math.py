@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from crosscast.targets.families.tflite_rewrites_facts import Facts, attribute
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from crosscast.targets.families.onnx_nodes import Spelling
 
 FLOAT, INT32, INT64 = 1, 6, 7
-TINY = 1e-3
-"""Below this a bound is taken for 0 somewhere on the way: 1e-12, of normalize(), is."""
+NEAR = 1e-4
+"""Bounds this near a whole number may be taken for it: onnx2tf's tolerances are below 2e-5."""
 
 
 def elu(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:  # noqa: ARG001
@@ -39,13 +40,26 @@ def hard_sigmoid(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
 
 
 def clip(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
-    """A tiny lower bound, as that of a norm that is divided by, by Max: onnx2tf makes it 0."""
-    low, high = ([*node.input[1:], "", ""])[:2]
-    bound = facts.constant(low) if low else None
-    if bound is None or high or not 0 < float(bound.reshape(-1)[0]) < TINY:
+    """By Max and Min where onnx2tf loses a bound: one nearly that of a RELU, RELU6 or
+    RELU_N1_TO_1, which it then writes, or a computed upper one.
+
+    Nearly 0 is the bound under a norm that is divided by, or under a logarithm.
+    """
+    low, high = [*node.input[1:], "", ""][:2]
+    values = {name: facts.constant(name) for name in (low, high) if name}
+    if all(value is not None and not _is_nearly_whole(value) for value in values.values()):
         return False
-    spell("Max", [node.input[0], low], output=node.output[0])
+    bounds = [(kind, name) for kind, name in (("Max", low), ("Min", high)) if name]
+    clipped = node.input[0]
+    for kind, name in bounds:
+        last = (kind, name) == bounds[-1]
+        clipped = spell(kind, [clipped, name], output=node.output[0] if last else "")
     return None
+
+
+def _is_nearly_whole(bound: Any) -> bool:
+    value = float(bound.reshape(-1)[0])
+    return math.isfinite(value) and 0 < abs(value - round(value)) < NEAR
 
 
 def layer_normalization(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:

@@ -176,7 +176,7 @@ CLASSIFIERS: dict[str, tuple[Any, Any]] = {
         make_pipeline(PolynomialFeatures(2), MinMaxScaler(), LogisticRegression()),
         TWO,
     ),
-    "several targets of a forest": (RandomForestClassifier(5), BOTH),
+    "several targets of a forest": (RandomForestClassifier(5, random_state=0), BOTH),
     "several targets": (MultiOutputClassifier(LogisticRegression(max_iter=500)), BOTH),
 }
 REGRESSORS: dict[str, tuple[Any, Any]] = {

@@ -198,6 +198,19 @@ def tied() -> Net:
     return Net(run, a=nn.Linear(16, 16))
 
 
+def bounds() -> Net:
+    """What divides by a norm or a count, or takes a logarithm, where these may be 0."""
+
+    def run(_: Any, x: Any, mask: Any) -> Any:
+        mask = mask.to(x.dtype)[..., None]
+        pooled = (x * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        share = mask.mean(1).clamp(1e-7, 1 - 1e-6)
+        hard = functional.hardtanh(x, -1 + 1e-6, 1 - 1e-6).atanh()
+        return functional.normalize(pooled, dim=-1), share.log(), torch.logit(mask, 1e-6), hard
+
+    return Net(run)
+
+
 def ports() -> Net:
     """A scalar, a mask, an input that nothing reads, a scalar output."""
     return Net(lambda _, x, scale, mask, unused: (torch.where(mask, x * scale, x - 1), x.sum()))

@@ -97,9 +97,8 @@ def test_a_smaller_file_ships_as_it_is(
         f"targets: {{tflite-fp32: {{}}, tflite-{precision}: {{}}}}\n"
     )
     done = build(tmp_path / "c.yaml", text, cache)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert f"the TFLite file is {precision} already" in done.stdout
-    assert f"use tflite-{precision}, which ships it as it is" in done.stdout
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert f"fp32 was asked for, {precision} was delivered" in done.stdout
     assert verdicts(tmp_path / "c") == {f"tflite-{precision}": "passed"}
 
 

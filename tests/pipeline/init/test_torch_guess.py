@@ -67,3 +67,10 @@ def test_sequences_fit_into_the_table_of_positions() -> None:
     assert sizes_of([ids], Clues())["sequence"][0] == (1, 64)
     assert sizes_of([ids], short)["sequence"][0] == (1, 32)
     assert sizes_of([ids], short)["batch"][0] == (1, 4)
+
+
+def test_images_of_three_channels_are_tried_whatever_layer_was_made_first() -> None:
+    inner = Layer("Conv2d", 32)
+    shapes = [one[0].shape for one in guesses([Argument(name="x")], Clues(layers=(inner,)))]
+    assert shapes[0][1] == 32
+    assert {shape[1] for shape in shapes} == {32, 3, 1}
