@@ -310,4 +310,5 @@ def _keep_io(graph: GraphProto, wide: set[str], taken: set[str]) -> None:
 def _cast(source: str, target: str, kind: int) -> NodeProto:
     import onnx
 
-    return onnx.helper.make_node("Cast", [source], [target], target, to=kind)
+    # Exporters name an operator after its result, which this one now gives.
+    return onnx.helper.make_node("Cast", [source], [target], f"{target}/cast", to=kind)
