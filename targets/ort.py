@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
@@ -14,7 +16,10 @@ summary = "ORT format for ONNX Runtime's mobile builds, of the target that `from
 format: Kind = "ort"
 precision_asked: Delivered | None = None
 accepts: tuple[Kind, ...] = ("onnx",)
-toolchain = runtime = family.ONNX
+toolchain = replace(
+    family.ONNX, name="ort", distributions=(*family.ONNX.distributions, "flatbuffers")
+)
+runtime = family.ONNX
 quantizer: Toolchain | None = None
 quantize = None
 calibrated = False

@@ -81,7 +81,7 @@ def first_layers(module: Any) -> tuple[Layer, ...]:
     """The first layers that show what they take, without repeats, in order of registration."""
     found: dict[Layer, None] = {}
     for layer in module.modules():
-        kind = getattr(layer, "original_name", _kind(layer))
+        kind = getattr(layer, "original_name", _torch_name(layer))
         for name in ("in_channels", "in_features", "num_embeddings", "input_size", "num_features",
                      "embed_dim", "normalized_shape"):  # fmt: skip
             takes = getattr(layer, name, None)
@@ -92,7 +92,7 @@ def first_layers(module: Any) -> tuple[Layer, ...]:
     return tuple(found)[:FIRST_LAYERS]
 
 
-def _kind(layer: Any) -> str:
+def _torch_name(layer: Any) -> str:
     """The name of torch's own class that the layer is, or is derived from."""
     kinds = type(layer).__mro__
     own = (kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn.modules."))

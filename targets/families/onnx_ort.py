@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -13,12 +12,12 @@ from pydantic import Field
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.base import Options, Precision
 from crosscast.targets.families import onnx as family
+from crosscast.targets.families import onnx_ort_file as files
 from crosscast.targets.families.onnx_audit import Held, Node, audit
 from crosscast.targets.families.onnx_runtime import FLOAT16, OnnxSession, held_in
 
 MODEL = "model.ort"
 LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
-SCHEMA = "ort_flatbuffers_py.fbs"
 
 
 class OrtOptions(Options):
@@ -32,7 +31,7 @@ class OrtOptions(Options):
 
 
 def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
-    """Write `model.ort`, as ONNX Runtime's own converter does.
+    """Write `model.ort`, as ONNX Runtime's own converter does; equal models give equal bytes.
 
     Constants are not folded: that would store weights in float that were not.
     """
@@ -60,6 +59,8 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
         )
     except Exception as error:
         raise StageError(f"ort: ONNX Runtime cannot convert the model: {error}") from error
+    path = out / MODEL
+    path.write_bytes(files.canonical(path.read_bytes()))
     family.carry(model, out)
 
 
@@ -79,14 +80,9 @@ def precision(*, artifact: Path) -> Precision:
 
 
 def _held(content: bytes) -> Held:
-    # Puts the schema on the path, as the package itself asks for.
-    importlib.import_module("onnxruntime.tools.ort_format_model")
-    session = importlib.import_module(f"{SCHEMA}.InferenceSession").InferenceSession
-    if not session.InferenceSessionBufferHasIdentifier(content, 0):
-        raise ValueError("it has another identifier")
     constants: dict[str, tuple[str, int]] = {}
     nodes: list[Node] = []
-    for graph in _graphs(session.GetRootAs(content, 0).Model().Graph()):
+    for graph in _graphs(files.read(content).Model().Graph()):
         for index in range(graph.InitializersLength()):
             tensor = graph.Initializers(index)
             size = prod(tensor.Dims(axis) for axis in range(tensor.DimsLength()))

@@ -157,7 +157,7 @@ def _leave_bounds_alone() -> None:
         is_near = value is not None and 0 < abs(value - round(value)) < NEAR
         return None if is_near else value
 
-    graph_cleanup._read_singleton_constant_float = read  # noqa: SLF001
+    graph_cleanup._read_singleton_constant_float = read
 
 
 def _explained(error: BaseException, log: str, model: Any) -> StageError:

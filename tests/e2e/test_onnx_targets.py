@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +164,117 @@ def test_a_corrupted_artifact_fails(
     found = judged(blocks / target, tmp_path, precision_asked=asked)
     assert found.status == "failed"
     assert reason in found.reason
+
+
+CONVERT = """
+import sys
+from pathlib import Path
+
+from crosscast.targets import ort
+
+for index, model in enumerate(sys.argv[2:]):
+    out = Path(sys.argv[1]) / str(index)
+    out.mkdir(parents=True)
+    ort.convert(model=Path(model), options={}, out=out)
+"""
+
+
+@pytest.fixture
+def convolutions(tmp_path: Path) -> Path:
+    """An ONNX tree: a net of convolutions with a branch, and both of its ways."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        net (float[n,3,8,8] x, bool late, float[4,3,3,3] k) => (float[n,4,1,1] y) {
+            c = Conv <pads = [1, 1, 1, 1]> (x, k)
+            r = Relu (c)
+            y = If (late) <
+                then_branch = mean () => (float[n,4,1,1] m) { m = GlobalAveragePool (r) },
+                else_branch = most () => (float[n,4,1,1] h) {
+                    s = HardSwish (r)
+                    h = GlobalMaxPool (s)
+                }>
+        }"""
+    )
+    kernels = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(kernels, "k"))
+    del model.graph.input[2]
+    tree = tmp_path / "convolutions"
+    tree.mkdir()
+    onnx.save(model, tree / "model.onnx")
+    return tree
+
+
+def test_equal_models_give_equal_ort_files(
+    blocks: Path, convolutions: Path, tmp_path: Path
+) -> None:
+    """ONNX Runtime's own order is another one in every process."""
+    trees = [convolutions, blocks / "onnx", blocks / "onnx-int8"]
+    found: list[set[bytes]] = [set() for _ in trees]
+    for seed in range(4):
+        out = tmp_path / str(seed)
+        words = [sys.executable, "-c", CONVERT, out, *trees]
+        subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": str(seed)}, check=True)
+        for index, files in enumerate(found):
+            files.add((out / str(index) / "model.ort").read_bytes())
+    assert [len(files) for files in found] == [1, 1, 1]
+
+
+def type_strings(content: bytes) -> dict[bytes, Any]:
+    """What an .ort file says of its operators' type strings."""
+    from crosscast.targets.families import onnx_ort_file
+
+    resolver = onnx_ort_file.read(content).KernelTypeStrResolver()
+    found = {}
+    for index in range(resolver.OpKernelTypeStrArgsLength()):
+        operator = resolver.OpKernelTypeStrArgs(index)
+        entries = [
+            operator.KernelTypeStrArgs(place) for place in range(operator.KernelTypeStrArgsLength())
+        ]
+        found[operator.OpId()] = {
+            entry.KernelTypeStr(): [
+                (entry.Args(place).ArgType(), entry.Args(place).Index())
+                for place in range(entry.ArgsLength())
+            ]
+            for entry in entries
+        }
+    return found
+
+
+def test_an_ort_file_says_what_onnx_runtime_wrote(
+    convolutions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crosscast.targets import ort
+    from crosscast.targets.families import onnx_ort_file
+
+    (tmp_path / "given").mkdir()
+    ort.convert(model=convolutions, options={}, out=tmp_path / "given")
+    monkeypatch.setattr(onnx_ort_file, "canonical", bytes)
+    (tmp_path / "raw").mkdir()
+    ort.convert(model=convolutions, options={}, out=tmp_path / "raw")
+    raw, given = ((tmp_path / name / "model.ort").read_bytes() for name in ("raw", "given"))
+    assert type_strings(raw) == type_strings(given)
+    assert b":If:16" in type_strings(given)
+    model = onnx_ort_file.read(raw).Model()._tab.Pos
+    assert given.endswith(raw[model:])
+    images = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    for late in (False, True):
+        inputs = {"x": images, "late": np.array(late)}
+        wanted = ort.open(artifact=tmp_path / "raw").run(inputs)["y"]
+        np.testing.assert_array_equal(
+            ort.open(artifact=tmp_path / "given").run(inputs)["y"], wanted
+        )
+
+
+def test_an_ort_file_of_a_newer_format_is_not_rewritten(blocks: Path) -> None:
+    from crosscast.pipeline.errors import StageError
+    from crosscast.targets.families import onnx_ort_file
+
+    content = bytearray((blocks / "ort" / "model.ort").read_bytes())
+    root = onnx_ort_file.read(bytes(content))._tab.Pos
+    layout = root - struct.unpack_from("<i", content, root)[0]
+    struct.pack_into("<H", content, layout, 14)  # one field more
+    with pytest.raises(StageError, match="InferenceSession has 5 fields, 4 are known"):
+        onnx_ort_file.canonical(bytes(content))
 
 
 MEMORY = """

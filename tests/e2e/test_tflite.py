@@ -201,14 +201,15 @@ def tied() -> Net:
 def bounds() -> Net:
     """What divides by a norm or a count, or takes a logarithm, where these may be 0."""
 
-    def run(_: Any, x: Any, mask: Any) -> Any:
+    def run(net: Any, x: Any, mask: Any) -> Any:
         mask = mask.to(x.dtype)[..., None]
-        pooled = (x * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        pooled = (net["a"](x) * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         share = mask.mean(1).clamp(1e-7, 1 - 1e-6)
-        hard = functional.hardtanh(x, -1 + 1e-6, 1 - 1e-6).atanh()
-        return functional.normalize(pooled, dim=-1), share.log(), torch.logit(mask, 1e-6), hard
+        near = functional.hardtanh(x, -1 + 1e-7, 1 - 1e-7)
+        hard = ((1 + near) / (1 - near)).log()
+        return functional.normalize(pooled, dim=-1), share.log(), (1 - share).log(), hard
 
-    return Net(run)
+    return Net(run, a=nn.Linear(4, 32))
 
 
 def ports() -> Net:
@@ -487,6 +488,38 @@ def test_torch_dynamo_exports(run: Run, tree: Path, tmp_path: Path) -> None:
         )
     onnx.save(onnxslim.slim(program.model_proto), tree / "model.onnx")
     compare(tree, convert(run, tree, tmp_path / "a"), SQUARE, FP32_DB)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_bounds_nearly_0_or_1_hold(run: Run, tree: Path, tmp_path: Path, dynamo: bool) -> None:
+    torch.manual_seed(0)
+    net = bounds().eval()
+    mask = np.ones((3, 8), np.int64)
+    mask[0], mask[1, 3:] = 0, 0
+    arrays = {"x": draw({"x": floats(3, 8, 4)}, {}, 0)["x"], "mask": mask}
+    tensors = tuple(torch.from_numpy(array) for array in arrays.values())
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = net(*tensors)
+        names = [f"out{index}" for index in range(len(wanted))]
+        torch.onnx.export(
+            net,
+            tensors,
+            tree / "model.onnx",
+            dynamo=dynamo,
+            opset_version=18,
+            input_names=list(arrays),
+            output_names=names,
+            **({"verbose": False} if dynamo else {}),
+        )
+    whole = convert(run, tree, tmp_path / "a")
+    outcome = run("quantize", tflite_fp16, {"model": whole}, tmp_path / "half")
+    assert outcome.status == "ok", outcome.message
+    for artifact, least in ((whole, FP32_DB), (tmp_path / "half", FP16_DB)):
+        found = tflite_fp32.open(artifact=artifact).run(arrays)
+        for name, value in zip(names, wanted, strict=True):
+            assert np.isfinite(found[name]).all(), name
+            assert decibels(value.numpy(), found[name]) >= least, name
 
 
 @pytest.mark.parametrize("kind", ["Unique", "STFT", "Acme"])

@@ -56,6 +56,19 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"x": floats(2, 5, 3)},
         {"s": floats(3)},
     ),
+    "a bound nearly 0": ("Clip", {}, {"x": floats(4, 5)}, {"low": np.float32(1e-12)}),
+    "bounds nearly -1 and 1": (
+        "Clip",
+        {},
+        {"x": floats(4, 5)},
+        {"low": np.float32(-1 + 1e-6), "high": np.float32(1 - 1e-6)},
+    ),
+    "a computed upper bound": (
+        "Clip",
+        {},
+        {"x": floats(4, 5), "low": np.array(0, np.float32), "high": np.array(0.5, np.float32)},
+        {},
+    ),
     "hard sigmoid": ("HardSigmoid", {"alpha": 1 / 6}, {"x": floats(4, 5) * 5}, {}),
     "integer sums": ("CumSum", {"reverse": 1}, {"x": np.arange(6)}, {"axis": np.array(0)}),
     "integer abs": ("Abs", {}, {"x": np.arange(-3, 3)}, {}),
@@ -146,6 +159,13 @@ def test_what_onnx2tf_does_right_stays(
 ) -> None:
     made = model(helper.make_node(kind, ["x"], ["y"], **attributes), inputs, {})
     assert [node.op_type for node in rewritten(made).graph.node] == [kind]
+
+
+@pytest.mark.parametrize("bounds", [(0,), (0, 6), (-1, 1), (0.1, 0.9)])
+def test_bounds_that_onnx2tf_keeps_stay(bounds: tuple[float, ...]) -> None:
+    weights = {f"bound{at}": np.float32(value) for at, value in enumerate(bounds)}
+    made = model(helper.make_node("Clip", ["x", *weights], ["y"]), {"x": floats(2, 3)}, weights)
+    assert [node.op_type for node in rewritten(made).graph.node] == ["Clip"]
 
 
 def recurrent(kind: str, *, direction: str, state: bool, **attributes: Any) -> tuple[Any, Any]:
