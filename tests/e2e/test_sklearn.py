@@ -23,6 +23,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.ensemble import (
     AdaBoostClassifier,
     BaggingClassifier,
+    ExtraTreesClassifier,
     ExtraTreesRegressor,
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
@@ -123,9 +124,12 @@ CLASSIFIERS: dict[str, tuple[Any, Any]] = {
     "logistic": (LogisticRegression(max_iter=500), SPECIES),
     "logistic of two": (LogisticRegression(), TWO),
     "labels that are strings": (LogisticRegression(max_iter=500), NAMES),
-    "labels that are floats": (RandomForestClassifier(5), TWO.astype(float)),
-    "labels that are bool": (GradientBoostingClassifier(n_estimators=5), TWO.astype(bool)),
-    "linear svc": (make_pipeline(MinMaxScaler(), LinearSVC()), TWO),
+    "labels that are floats": (RandomForestClassifier(5, random_state=0), TWO.astype(float)),
+    "labels that are bool": (
+        GradientBoostingClassifier(n_estimators=5, random_state=0),
+        TWO.astype(bool),
+    ),
+    "linear svc": (make_pipeline(MinMaxScaler(), LinearSVC(random_state=0)), TWO),
     "svc rbf": (SVC(), SPECIES),
     "svc rbf of two": (SVC(), TWO),
     "svc with probabilities": (SVC(probability=True, random_state=0), SPECIES),
@@ -136,22 +140,30 @@ CLASSIFIERS: dict[str, tuple[Any, Any]] = {
         SPECIES,
     ),
     "boosting after pca": (
-        make_pipeline(StandardScaler(), PCA(2), GradientBoostingClassifier(n_estimators=5)),
+        make_pipeline(
+            StandardScaler(),
+            PCA(2, random_state=0),
+            GradientBoostingClassifier(n_estimators=5, random_state=0),
+        ),
         SPECIES,
     ),
-    "histogram boosting": (HistGradientBoostingClassifier(max_iter=10), SPECIES),
-    "ada boost": (AdaBoostClassifier(n_estimators=5), SPECIES),
+    "histogram boosting": (HistGradientBoostingClassifier(max_iter=10, random_state=0), SPECIES),
+    "ada boost": (AdaBoostClassifier(n_estimators=5, random_state=0), SPECIES),
     "bagging": (BaggingClassifier(n_estimators=3, random_state=0), SPECIES),
     "hard votes": (
-        VotingClassifier([("a", GaussianNB()), ("b", DecisionTreeClassifier())]),
+        VotingClassifier([("a", GaussianNB()), ("b", DecisionTreeClassifier(random_state=0))]),
         SPECIES,
     ),
     "soft votes": (
-        VotingClassifier([("a", GaussianNB()), ("b", DecisionTreeClassifier())], voting="soft"),
+        VotingClassifier(
+            [("a", GaussianNB()), ("b", DecisionTreeClassifier(random_state=0))], voting="soft"
+        ),
         SPECIES,
     ),
     "stacking": (
-        StackingClassifier([("a", GaussianNB()), ("b", DecisionTreeClassifier())], cv=2),
+        StackingClassifier(
+            [("a", GaussianNB()), ("b", DecisionTreeClassifier(random_state=0))], cv=2
+        ),
         SPECIES,
     ),
     "neighbours": (make_pipeline(StandardScaler(), KNeighborsClassifier()), SPECIES),
@@ -160,16 +172,20 @@ CLASSIFIERS: dict[str, tuple[Any, Any]] = {
         make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=50, random_state=0)),
         SPECIES,
     ),
-    "calibrated": (CalibratedClassifierCV(LinearSVC(), cv=2), SPECIES),
-    "calibrated by steps": (CalibratedClassifierCV(LinearSVC(), cv=2, method="isotonic"), SPECIES),
+    "calibrated": (CalibratedClassifierCV(LinearSVC(random_state=0), cv=2), SPECIES),
+    "calibrated by steps": (
+        CalibratedClassifierCV(LinearSVC(random_state=0), cv=2, method="isotonic"),
+        SPECIES,
+    ),
     "bins": (
         make_pipeline(
-            KBinsDiscretizer(4, quantile_method="averaged_inverted_cdf"), LogisticRegression()
+            KBinsDiscretizer(4, random_state=0, quantile_method="averaged_inverted_cdf"),
+            LogisticRegression(),
         ),
         SPECIES,
     ),
     "quantiles": (
-        make_pipeline(QuantileTransformer(n_quantiles=20), LogisticRegression()),
+        make_pipeline(QuantileTransformer(n_quantiles=20, random_state=0), LogisticRegression()),
         SPECIES,
     ),
     "polynomials": (
@@ -177,6 +193,11 @@ CLASSIFIERS: dict[str, tuple[Any, Any]] = {
         TWO,
     ),
     "several targets of a forest": (RandomForestClassifier(5, random_state=0), BOTH),
+    "several targets of a tree": (DecisionTreeClassifier(max_depth=3, random_state=0), BOTH),
+    "strings of several targets": (
+        RandomForestClassifier(5, max_depth=3, random_state=0),
+        np.stack([NAMES, NAMES[::-1]], axis=1),
+    ),
     "several targets": (MultiOutputClassifier(LogisticRegression(max_iter=500)), BOTH),
 }
 REGRESSORS: dict[str, tuple[Any, Any]] = {
@@ -188,7 +209,7 @@ REGRESSORS: dict[str, tuple[Any, Any]] = {
         PROGRESS,
     ),
     "extra trees": (ExtraTreesRegressor(10, random_state=0), PROGRESS),
-    "histogram boosting": (HistGradientBoostingRegressor(max_iter=20), PROGRESS),
+    "histogram boosting": (HistGradientBoostingRegressor(max_iter=20, random_state=0), PROGRESS),
     "perceptron": (
         make_pipeline(
             StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=50, random_state=0)
@@ -200,8 +221,8 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
     "clusters": (KMeans(3, random_state=0), ["label", "scores"]),
     "outliers": (IsolationForest(n_estimators=10, random_state=0), ["label", "scores"]),
     "one class": (OneClassSVM(nu=0.2), ["label", "scores"]),
-    "features": (make_pipeline(StandardScaler(), PCA(2)), ["transformed"]),
-    "dense features": (TruncatedSVD(2), ["transformed"]),
+    "features": (make_pipeline(StandardScaler(), PCA(2, random_state=0)), ["transformed"]),
+    "dense features": (TruncatedSVD(2, random_state=0), ["transformed"]),
 }
 
 
@@ -210,8 +231,29 @@ def test_classifiers_agree(name: str, tmp_path: Path) -> None:
     model, labels = CLASSIFIERS[name]
     reference, tree = exported(model.fit(FLOWERS, labels), tmp_path)
     assert reference.outputs[0].name == "label"
-    assert reference.outputs[0].dtype == ("string" if labels is NAMES else "int64")
+    assert reference.outputs[0].dtype == ("string" if labels.dtype.kind == "U" else "int64")
     assert differences(reference, tree, {"features": rows(FLOWERS)}) == []
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+@pytest.mark.parametrize(
+    "model",
+    [
+        DecisionTreeClassifier(max_depth=4, random_state=0),
+        RandomForestClassifier(6, random_state=0),
+        RandomForestClassifier(20, max_depth=3, random_state=0),
+        ExtraTreesClassifier(50, random_state=0),
+    ],
+    ids=["tree", "pure leaves", "mixed leaves", "extra trees"],
+)
+def test_ties_are_decided_as_scikit_learn_does(model: Any, targets: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    grid = random.integers(0, 4, (600, 4)).astype(np.float32)
+    labels = random.integers(0, 3, (600, targets))
+    reference, tree = exported(model.fit(grid, labels if targets > 1 else labels[:, 0]), tmp_path)
+    arrays = {"features": grid}
+    got = onnx_runtime.open(artifact=tree).run(arrays)
+    assert np.array_equal(got["label"], reference.run(arrays)["label"])
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
@@ -270,7 +312,8 @@ def test_a_shifted_threshold_and_swapped_labels_are_seen(tmp_path: Path) -> None
     def broken(change: Callable[[dict[str, Any]], None]) -> list[str]:
         graph = trees.load(tree)
         node = next(n for n in graph.graph.node if n.op_type.startswith("Tree"))
-        change({entry.name: entry for entry in node.attribute})
+        strings = next(t for t in graph.graph.initializer if t.string_data)
+        change({entry.name: entry for entry in node.attribute} | {"labels": strings})
         other = tmp_path / "broken"
         other.mkdir(exist_ok=True)
         trees.save(graph, other)
@@ -280,7 +323,7 @@ def test_a_shifted_threshold_and_swapped_labels_are_seen(tmp_path: Path) -> None
         attributes["nodes_values"].floats[0] += 1
 
     def swap(attributes: dict[str, Any]) -> None:
-        attributes["classlabels_strings"].strings[:2] = [b"versicolor", b"setosa"]
+        attributes["labels"].string_data[:2] = [b"versicolor", b"setosa"]
 
     assert differences(reference, tree, arrays) == []
     assert broken(shift)
@@ -386,7 +429,9 @@ def test_a_matrix_of_strings(tmp_path: Path) -> None:
     table, labels = frame()
     strings = table[["sex", "port of call"]].to_numpy().astype(object)
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
-    model = make_pipeline(encoder, DecisionTreeClassifier(max_depth=3)).fit(strings, labels)
+    model = make_pipeline(encoder, DecisionTreeClassifier(max_depth=3, random_state=0)).fit(
+        strings, labels
+    )
     reference, tree = exported(model, tmp_path)
     assert differences(reference, tree, {"features": strings}) == []
 
@@ -506,7 +551,7 @@ def test_wrong_declared_inputs_are_named(tmp_path: Path) -> None:
 def test_no_setting_of_the_user_changes_the_answers(tmp_path: Path) -> None:
     set_config(transform_output="pandas")
     try:
-        model = make_pipeline(StandardScaler(), PCA(2)).fit(FLOWERS)
+        model = make_pipeline(StandardScaler(), PCA(2, random_state=0)).fit(FLOWERS)
         reference, tree = exported(model, tmp_path)
         assert differences(reference, tree, {"features": rows(FLOWERS)}) == []
     finally:
