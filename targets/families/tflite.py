@@ -7,7 +7,7 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,12 @@ QUANTIZER = Toolchain(
     distributions=("ai-edge-quantizer", "ai-edge-litert", "flatbuffers", "numpy"),
     extra="tflite",
 )
+
+NAMED = re.compile(
+    r"(?:\b(?:op|node|tensor|input|output)=|(?:producer|tensor|mismatch|layout):(?:\d+:)?)"
+    r"([^\s',:\])]+)"
+)
+"""How onnx2tf's errors name a layer or a tensor: `op=/a/Elu`, `duplicate_producer:add_1:[2, 3]`."""
 
 CONVERTERS: Mapping[Kind, Toolchain] = {
     "tflite": LITERT,
@@ -162,19 +168,39 @@ def _leave_bounds_alone() -> None:
 
 def _explained(error: BaseException, log: str, model: Any) -> StageError:
     """What onnx2tf failed at, as far as its message or output tells."""
-    said = log if isinstance(error, SystemExit) else f"{error}\n{log}"
+    causes = list(_causes(error))
+    cause = causes[-1]
+    told = [str(one) for one in causes if not isinstance(one, SystemExit)]
+    said = "\n".join([*told, log])
     where = re.search(r"\bop=(\S+) node=(\S+)", said)
     if where:
-        return _no_equivalent(f"{where[1]} (layer {where[2]})", _tail(str(error)))
-    names = sorted((node.name for node in model.graph.node), key=len, reverse=True)
-    layer = next((name for name in names if f" {name}" in said or f"'{name}'" in said), None)
-    operator = next((node.op_type for node in model.graph.node if node.name == layer), None)
-    place = f" at operator {operator} (layer {layer})" if layer else ""
-    reason = _tail(said) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        return _no_equivalent(f"{where[1]} (layer {where[2]})", _tail(str(cause)))
+    node = _named(model, said)
+    place = f" at operator {node.op_type} (layer {node.name})" if node else ""
+    reason = _tail(said) if isinstance(cause, SystemExit) else f"{type(cause).__name__}: {cause}"
     return StageError(
         f"onnx2tf could not convert the model{place}: {reason}",
         fix="replace the operation in the model's code, or leave the tflite targets out",
     )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on down to the first one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _named(model: Any, said: str) -> Any:
+    """The node that a message names, or else the one whose tensor it does; None for neither."""
+    nodes = sorted(model.graph.node, key=lambda node: len(node.name), reverse=True)
+    for node in nodes:
+        if node.name and (f" {node.name}" in said or f"'{node.name}'" in said):
+            return node
+    named = set(NAMED.findall(said))
+    found = (node for node in nodes if node.name in named or named.intersection(node.output))
+    return next(found, None)
 
 
 def _tail(log: str) -> str:

@@ -30,6 +30,7 @@ def finish(model: Any, *, inputs: Sequence[Port], outputs: Sequence[Port]) -> No
     """
     graph = model.subgraphs[0]
     editor = Editor(model, graph)
+    _forget_results(model, graph)
     _free_leading_ones(model, graph)
     _connect_fully(editor)
     graph.inputs = [_restored_input(editor, port) for port in inputs]
@@ -44,6 +45,16 @@ def finish(model: Any, *, inputs: Sequence[Port], outputs: Sequence[Port]) -> No
         entry for entry in model.metadata or [] if b"reduced_precision" not in entry.name
     ]
     prune(model)
+
+
+def _forget_results(model: Any, graph: Any) -> None:
+    """Take the values away that onnx2tf leaves in tensors which operators compute, such as a shape:
+    runtimes take them for constants, and the sizes that were converted with for the only ones.
+    """
+    for operator in graph.operators:
+        for index in operator.outputs:
+            if data_of(model, graph.tensors[index]) is not None:
+                graph.tensors[index].buffer = 0
 
 
 def _free_leading_ones(model: Any, graph: Any) -> None:

@@ -5,7 +5,7 @@ Each rewrite keeps the graph's meaning. They work in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.families import tflite_rewrites as rewrites
-from crosscast.targets.families.onnx import opset
+from crosscast.targets.families.onnx import graphs, opset
 from crosscast.targets.families.onnx_upgrade import upgraded
 
 MINIMUM_OPSET = 17
@@ -227,12 +227,31 @@ def spell_out_reshapes(graph: Any, shapes: dict[str, tuple[int | None, ...]]) ->
 
 
 def declared_ports(graph: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """The inputs and the outputs that a graph declares."""
+    """The inputs and the outputs that a graph declares, by aliases that no tensor in it has."""
     weights = {tensor.name for tensor in graph.initializer}
     given = [value for value in graph.input if value.name not in weights]
-    inputs = tuple(_port(value, f"input_{index}") for index, value in enumerate(given))
-    outputs = tuple(_port(value, f"output_{index}") for index, value in enumerate(graph.output))
+    taken = _made_names(graph)
+    inputs = tuple(_port(value, _free(f"input_{i}", taken)) for i, value in enumerate(given))
+    outputs = tuple(
+        _port(value, _free(f"output_{i}", taken)) for i, value in enumerate(graph.output)
+    )
     return inputs, outputs
+
+
+def _made_names(graph: Any) -> set[str]:
+    """What a graph's nodes and constants, and its inner graphs' inputs, are called."""
+    inner = list(graphs(graph))[1:]
+    return {
+        *(value.name for held in inner for value in held.input),
+        *(tensor.name for held in (graph, *inner) for tensor in held.initializer),
+        *(name for held in (graph, *inner) for node in held.node for name in node.output),
+    }
+
+
+def _free(name: str, taken: Set[str]) -> str:
+    while name in taken:
+        name = f"port_{name}"
+    return name
 
 
 def isolate_ports(model: Any, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Prepared:

@@ -100,6 +100,8 @@ def to_int8(*, model: Path, options: Mapping[str, Any], samples: Path | None, ou
         made = files.read(model / FILE)
     if not io and operators == QUANTIZABLE:
         quantize_weights(made)
+    if not io:
+        _keep_floats(made, whole)
     _restore_ports(made, whole)
     if io:
         finish_integer(made, dtype=io)
@@ -164,14 +166,35 @@ def _quantized(content: bytes, operators: tuple[str, ...], samples: Path) -> byt
             operation_name=quantizer.qtyping.TFLOperationName.FULLY_CONNECTED,
             num_bits=8,
         )
+    ranges = _calibrated(job, samples)
+    try:
+        result = job.quantize(ranges, enable_progress_report=False)
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise StageError(
+            f"the model cannot be quantized to int8: {type(error).__name__}: {error}",
+            fix="quantize fewer operators, as in `quantize: {operators: [CONV_2D]}`, or use "
+            "tflite-int8-dynamic",
+        ) from error
+    return bytes(result.quantized_model)
+
+
+def _calibrated(job: Any, samples: Path) -> dict[str, Any]:
+    """The range of every tensor over the samples."""
     ranges: dict[str, Any] = {}
-    for sample in calibration(samples):
+    for number, sample in enumerate(calibration(samples)):
         # A call a sample: given several, the quantizer holds all of them in memory, carries the
         # state of recurrent operators over, and averages so that the first one counts most.
-        found = job.calibrate({files.SIGNATURE: [sample]}, num_threads=1)
+        try:
+            found = job.calibrate({files.SIGNATURE: [sample]}, num_threads=1)
+        except (RuntimeError, ValueError) as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in sample.items())
+            raise StageError(
+                f"LiteRT could not run calibration sample {number} ({shapes}): {error}",
+                fix="where this is about shapes, a dynamic dimension has not survived the "
+                "conversion: give the input fixed sizes",
+            ) from error
         ranges = {name: _joined(ranges.get(name, found[name]), found[name]) for name in found}
-    result = job.quantize(ranges, enable_progress_report=False)
-    return bytes(result.quantized_model)
+    return ranges
 
 
 def _before_softmax(made: Any) -> list[str]:
@@ -215,6 +238,52 @@ def _with_sums_kept(content: bytes, operators: tuple[str, ...]) -> bytes:
                 weights[...] = rounded(name, weights)
                 done.add(tensor.buffer)
     return bytes(copy)
+
+
+def _keep_floats(made: Any, whole: Any) -> None:
+    """Make inputs and outputs float32 again that the quantizer left in int8: such as an output
+    that a quantized operator reads, too.
+    """
+    graph, origin = made.subgraphs[0], whole.subgraphs[0]
+    editor = files.Editor(made, graph)
+    # Lists, since what was read from a file is not writable.
+    graph.inputs, graph.outputs = list(graph.inputs), list(graph.outputs)
+    for place, before in enumerate(origin.inputs):
+        inner = int(graph.inputs[place])
+        if _lost_float(graph.tensors[inner], origin.tensors[before]):
+            graph.inputs[place] = outer = _float_twin(editor, inner)
+            graph.operators.insert(0, editor.operator("QUANTIZE", [outer], inner))
+    for place, before in enumerate(origin.outputs):
+        inner = int(graph.outputs[place])
+        if _lost_float(graph.tensors[inner], origin.tensors[before]):
+            graph.outputs[place] = _float_output(editor, inner)
+
+
+def _lost_float(tensor: Any, before: Any) -> bool:
+    return before.type == files.tensor_type("float32") and tensor.type == files.tensor_type("int8")
+
+
+def _float_twin(editor: files.Editor, index: int) -> int:
+    """A new float32 tensor of another's shape."""
+    tensor = editor.graph.tensors[index]
+    name = f"{files.text(tensor.name)}_float32"
+    return editor.tensor(name, files.tensor_type("float32"), files.signature_of(tensor))
+
+
+def _float_output(editor: files.Editor, index: int) -> int:
+    """What an int8 tensor was rounded from, where that is in the file; else its dequantized
+    values.
+    """
+    graph = editor.graph
+    maker: Any = next((each for each in graph.operators if index in each.outputs), None)
+    if maker is not None and files.operator_name(editor.model, maker) == "QUANTIZE":
+        source = int(maker.inputs[0])
+        is_float = graph.tensors[source].type == files.tensor_type("float32")
+        if is_float and source not in (*graph.inputs, *graph.outputs):
+            return source
+    outer = _float_twin(editor, index)
+    graph.operators.append(editor.operator("DEQUANTIZE", [index], outer, version=2))
+    return outer
 
 
 def _restore_ports(made: Any, whole: Any) -> None:

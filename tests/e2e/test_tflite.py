@@ -235,6 +235,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "unet": (unet, IMAGE),
     "detector": (detector, IMAGE),
     "tcn": (tcn, {"x": floats("batch", 8, 40)}),
+    "tcn of any length": (tcn, {"x": floats("batch", 8, "time")}),
     "volume": (volume, {"x": floats("batch", 2, 6, 8, 10)}),
     "bilstm": (bilstm, {"x": floats(1, "time", 12)}),
     "bilstm of any batch": (bilstm, {"x": floats("batch", 6, 12)}),

@@ -50,6 +50,19 @@ def pooled() -> nn.Module:
     )
 
 
+def read_further() -> nn.Module:
+    """Outputs that matrix products read: one of a product itself, one of something in float; and
+    one product of weights that two share.
+    """
+
+    def run(net: Any, x: Any) -> Any:
+        code = net["encode"](x)
+        mean, spread = code.chunk(2, 1)
+        return net["decode"](mean), mean, spread, code, net["decode"](spread), net["last"](code)
+
+    return Net(run, encode=nn.Linear(32, 16), decode=nn.Linear(8, 32), last=nn.Linear(16, 4))
+
+
 SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "classifier": (classifier, FIXED),
     "detector": (detector, FIXED),
@@ -61,6 +74,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "encoder": (encoder, {"ids": ids("batch", 16), "mask": ids("batch", 16)}),
     "volume": (volume, {"x": floats("batch", 2, 6, 8, 10)}),
     "classifier of any batch": (classifier, SQUARE),
+    "read further": (read_further, {"x": floats("batch", 32)}),
 }
 
 
@@ -144,6 +158,37 @@ def test_every_operator_in_int8(
         scale, zero = tensor.quantization
         value = (found[tensor.name].astype(np.float32) - zero) * scale
         assert decibels(reference, value) >= INT8_DB
+
+
+def test_outputs_that_are_read_further_stay_float(
+    tmp_path: Path, overlays: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = convert("read further", tmp_path, overlays, monkeypatch)
+    inputs = OTHERS["read further"][1]
+    calibration = samples(tmp_path / "samples", inputs)
+    tflite_quantize.to_int8(model=whole, options={}, samples=calibration, out=tmp_path / "out")
+    session = tflite_int8.open(artifact=tmp_path / "out")
+    declared = tflite_int8.open(artifact=whole)
+    assert (session.inputs, session.outputs) == (declared.inputs, declared.outputs)
+    arrays = draw(inputs, {"batch": 2}, 7)
+    found = session.run(arrays)
+    assert tflite_int8.precision(artifact=tmp_path / "out").delivered == "int8"
+    for value, reference in zip(found.values(), wanted(tmp_path, arrays), strict=True):
+        assert value.dtype == np.float32
+        assert decibels(reference, value) >= INT8_DB
+
+
+@pytest.mark.parametrize("is_input", [True, False])
+def test_int8_ports_of_a_float_model_become_float(is_input: bool, tmp_path: Path) -> None:
+    whole, made = relu("float32"), relu("int8")
+    ports = made.subgraphs[0]
+    if is_input:
+        ports.outputs = ports.inputs[:0]
+        whole.subgraphs[0].outputs = ports.outputs
+    tflite_quantize._keep_floats(made, whole)
+    float32 = tflite_file.tensor_type("float32")
+    graph = made.subgraphs[0]
+    assert all(graph.tensors[index].type == float32 for index in [*graph.inputs, *graph.outputs])
 
 
 def test_operators_that_stay_in_float_are_named(

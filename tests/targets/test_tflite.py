@@ -61,6 +61,30 @@ def test_what_onnx2tf_failed_at_is_named(error: BaseException, log: str, said: s
     assert tflite._explained(error, log, model).message.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("said", "operator"),
+    [
+        (
+            "pass_id=layout.x problems=['duplicate_producer:y:[2, 3]']",
+            " at operator Elu (layer /e)",
+        ),
+        ("problems=['missing_input_tensor:4:r']", " at operator Relu (layer /a)"),
+        ("Gather axis out of bounds. op=/e axis=3", " at operator Elu (layer /e)"),
+        ("problems=['duplicate_producer:z:[2, 3]']", ""),
+    ],
+)
+def test_the_first_cause_of_a_failure_is_told(said: str, operator: str) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="/a"),
+        helper.make_node("Elu", ["r"], ["y"], name="/e"),
+    ]
+    model = SimpleNamespace(graph=SimpleNamespace(node=nodes))
+    error = RuntimeError("flatbuffer_direct fast path failed.")
+    error.__cause__ = ValueError(said)
+    message = tflite._explained(error, "", model).message
+    assert message == f"onnx2tf could not convert the model{operator}: ValueError: {said}"
+
+
 def test_the_usage_note_matches_the_manifest() -> None:
     note = tflite_usage.usage(manifest=MANIFEST)
     assert note.count("```python") == 1

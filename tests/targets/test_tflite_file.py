@@ -211,3 +211,19 @@ def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"nothing of the kind")
     with pytest.raises(StageError, match="LiteRT cannot load"):
         runtime.open(artifact=tmp_path)
+
+
+def test_a_result_is_no_constant(tmp_path: Path) -> None:
+    model = network()
+    graph = model.subgraphs[0]
+    stale = schema.BufferT()
+    stale.data = np.zeros(24, np.uint8)
+    model.buffers.append(stale)
+    product = next(tensor for tensor in graph.tensors if tensor.name == "p")
+    product.buffer = len(model.buffers) - 1
+    session = finished(tmp_path, model)
+    array = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    np.testing.assert_allclose(session.run({"x": array})["y"], expected(array), rtol=1e-5)
+    made = files.read(tmp_path / FILE)
+    computed = {index for operator in made.subgraphs[0].operators for index in operator.outputs}
+    assert all(files.data_of(made, made.subgraphs[0].tensors[index]) is None for index in computed)

@@ -65,6 +65,26 @@ def test_a_prepared_graph_computes_the_same_flat(tmp_path: Path) -> None:
         np.testing.assert_allclose(one.ravel(), other.ravel(), atol=1e-5)
 
 
+def test_no_alias_is_the_name_of_a_tensor_in_the_graph(tmp_path: Path) -> None:
+    made = model(
+        [
+            helper.make_node("Add", ["input_1", "input_0"], ["output_0"]),
+            helper.make_node("Neg", ["output_0"], ["output_1"]),
+        ],
+        [value("input_1", "batch", 3)],
+        [value("output_1", "batch", 3), value("output_0", "batch", 3)],
+        [weight("input_0", 3)],
+    )
+    array = RNG.standard_normal((2, 3)).astype(np.float32)
+    prepared = graphs.prepare(saved(tmp_path, made))
+    onnx.checker.check_model(prepared.model, full_check=True)
+    assert [port.alias for port in prepared.inputs] == ["port_input_0"]
+    assert [port.name for port in prepared.outputs] == ["output_1", "output_0"]
+    flat = computed(prepared.model, port_input_0=array)
+    for one, other in zip(computed(made, input_1=array), flat, strict=True):
+        np.testing.assert_array_equal(one.ravel(), other.ravel())
+
+
 @pytest.mark.parametrize("fill", [0.0, 1.0])
 def test_only_a_state_of_zeros_is_left_out(fill: float) -> None:
     made = model(
