@@ -260,7 +260,8 @@ def _keep_floats(made: Any, whole: Any) -> None:
 
 
 def _lost_float(tensor: Any, before: Any) -> bool:
-    return before.type == files.tensor_type("float32") and tensor.type == files.tensor_type("int8")
+    kinds = files.numpy_name(before.type), files.numpy_name(tensor.type)
+    return kinds == ("float32", "int8")
 
 
 def _float_twin(editor: files.Editor, index: int) -> int:

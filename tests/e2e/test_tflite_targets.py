@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from test_tflite import (
     NETWORKS,
     SQUARE,
+    Net,
     bilstm,
     classifier,
     detector,
@@ -51,8 +52,8 @@ def pooled() -> nn.Module:
 
 
 def read_further() -> nn.Module:
-    """Outputs that matrix products read: one of a product itself, one of something in float; and
-    one product of weights that two share.
+    """Outputs that matrix products read: a product's own and those of an operator in float; two of
+    the products share their weights.
     """
 
     def run(net: Any, x: Any) -> Any:
@@ -178,17 +179,37 @@ def test_outputs_that_are_read_further_stay_float(
         assert decibels(reference, value) >= INT8_DB
 
 
-@pytest.mark.parametrize("is_input", [True, False])
-def test_int8_ports_of_a_float_model_become_float(is_input: bool, tmp_path: Path) -> None:
+def relu(dtype: str) -> Any:
+    """y = relu(x), of int8 numbers in steps of 1/16 or of floats."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT()
+    model.version, model.operatorCodes, model.buffers = 3, [], [schema.BufferT()]
+    graph = schema.SubGraphT()
+    model.subgraphs, graph.tensors = [graph], []
+    editor = tflite_file.Editor(model, graph)
+    kind = tflite_file.tensor_type(dtype)
+    graph.inputs, graph.outputs = (
+        [editor.tensor("x", kind, [-1, 4])],
+        [editor.tensor("y", kind, [-1, 4])],
+    )
+    if dtype == "int8":
+        for tensor in graph.tensors:
+            tensor.quantization = tflite_file.quantization([1 / 16], 0)
+    graph.operators = [editor.operator("RELU", graph.inputs, graph.outputs[0], version=2)]
+    return model
+
+
+def test_int8_ports_of_a_float_model_become_float(tmp_path: Path) -> None:
     whole, made = relu("float32"), relu("int8")
-    ports = made.subgraphs[0]
-    if is_input:
-        ports.outputs = ports.inputs[:0]
-        whole.subgraphs[0].outputs = ports.outputs
     tflite_quantize._keep_floats(made, whole)
-    float32 = tflite_file.tensor_type("float32")
-    graph = made.subgraphs[0]
-    assert all(graph.tensors[index].type == float32 for index in [*graph.inputs, *graph.outputs])
+    tflite_quantize._restore_ports(made, whole)
+    tflite_file.write(made, tmp_path / "model.tflite")
+    session = tflite_int8.open(artifact=tmp_path)
+    for tensor, name in zip((*session.inputs, *session.outputs), "xy", strict=True):
+        assert (tensor.name, tensor.dtype, tensor.shape[1:]) == (name, "float32", (4,))
+    x = np.array([[-1, 0.5, 1, 2], [3, -2, 0, 0.25]], np.float32)
+    np.testing.assert_array_equal(session.run({"x": x})["y"], np.maximum(x, 0))
 
 
 def test_operators_that_stay_in_float_are_named(
