@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crosscast.pipeline.errors import StageError
@@ -67,6 +67,22 @@ def named(arrays: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...
             fix="name every output, in the model's order, or none",
         )
     return tuple(wanted)
+
+
+def entries(value: Any) -> list[tuple[str, Any]] | None:
+    """What a dict, dataclass, named tuple, tuple or list that a model returned holds, by key, field
+    or place; places do not count None. None for anything else.
+    """
+    if isinstance(value, Mapping):
+        return [(str(key), entry) for key, entry in value.items()]
+    if is_dataclass(value):
+        return [(part.name, getattr(value, part.name)) for part in fields(value)]
+    if hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple | list):
+        kept = [entry for entry in value if entry is not None]
+        return [(str(index), entry) for index, entry in enumerate(kept)]
+    return None
 
 
 def shapes(arrays: Arrays) -> str:

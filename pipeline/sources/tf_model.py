@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from typing import Any, TypeAlias
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor
-from crosscast.pipeline.sources.outputs import described, named, shapes
+from crosscast.pipeline.sources.outputs import described, entries, named, shapes
 from crosscast.pipeline.worker.usercode import place
 
 Call: TypeAlias = "Callable[[Sequence[str], Sequence[Any]], Any]"
@@ -212,15 +211,9 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _entries(value: Any, path: str) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        return [(str(key), entry) for key, entry in value.items()]
-    if dataclasses.is_dataclass(value):
-        return [(part.name, getattr(value, part.name)) for part in dataclasses.fields(value)]
-    if hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
-    if isinstance(value, tuple | list):
-        kept = [entry for entry in value if entry is not None]
-        return [(str(index), entry) for index, entry in enumerate(kept)]
+    found = entries(value)
+    if found is not None:
+        return found
     raise StageError(
         f"the model returns a {type(value).__name__}{f' as {path}' if path else ''}, not a tensor",
         fix="let it return tensors, or tuples, dicts or dataclasses of them",

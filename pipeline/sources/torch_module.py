@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Signature, Tensor, axes
-from crosscast.pipeline.sources.outputs import described, examples, named, shapes
+from crosscast.pipeline.sources.outputs import described, entries, examples, named, shapes
 from crosscast.pipeline.sources.torch_call import Binding, bound
 from crosscast.pipeline.worker.usercode import place
 
@@ -138,15 +137,9 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _entries(value: Any, path: str) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        return [(str(key), entry) for key, entry in value.items()]
-    if dataclasses.is_dataclass(value):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    if hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
-    if isinstance(value, tuple | list):
-        kept = [entry for entry in value if entry is not None]
-        return [(str(index), entry) for index, entry in enumerate(kept)]
+    found = entries(value)
+    if found is not None:
+        return found
     raise StageError(
         f"the model returns a {type(value).__name__} as output{f' {path}' if path else ''}, "
         "not a tensor",
