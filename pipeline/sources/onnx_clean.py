@@ -10,6 +10,7 @@ from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.families.onnx import graphs
+from crosscast.targets.families.onnx_weights import free
 
 NEWEST_IR = 10
 """A version that every runtime of today reads; newer ones add nothing to the opsets before 24."""
@@ -63,11 +64,7 @@ def name_nodes(model: Any) -> None:
     taken: set[str] = set()
     for graph in graphs(model.graph):
         for index, node in enumerate(graph.node):
-            name = node.name or f"{node.op_type}_{index}"
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            node.name = name
+            node.name = free(node.name or f"{node.op_type}_{index}", taken)
 
 
 def prune(graph: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from crosscast.pipeline.signature import Layout, Signature, Tensor, axes
 from crosscast.targets.families.onnx import graphs
+from crosscast.targets.families.onnx_weights import free
 
 
 def relayout(model: Any, signature: Signature, layout: Layout | None) -> Any:
@@ -57,10 +58,8 @@ def declare_missing_shapes(model: Any, outputs: Sequence[Tensor]) -> Any:
 
 def renamed(graph: Any, name: str) -> str:
     """Rename a value wherever nodes read or write it, also inside control flow; its new name."""
-    inner = f"{name}_inner"
     taken = {value for node in graph.node for value in (*node.input, *node.output)}
-    while inner in taken:
-        inner += "_"
+    inner = free(f"{name}_inner", taken)
     for owner in graphs(graph):
         for node in owner.node:
             for values in (node.input, node.output):
