@@ -1,8 +1,9 @@
 """Models x targets: what is built, what is proven, and why not where it is not.
 
-Each model gets a config from `crosscast init`, and `crosscast build` makes every target that init
-does not refuse. A pair passes by its verdict alone. The tables go to benchmarks/results. Ends with
-an error where anything ended in a traceback or in a bug (exit code 70).
+Each model gets a config from `crosscast init`, real ones with real samples (coverage-edits.yaml),
+and `crosscast build` makes every target that init does not refuse. A pair passes by its verdict
+alone. The tables go to benchmarks/results. Ends with an error where anything ended in a traceback
+or in a bug (exit code 70).
 """
 
 import argparse
@@ -16,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 HERE = Path(__file__).parent
 MODELS = HERE / "models"
@@ -69,17 +72,21 @@ def main() -> None:
 
     targets = chosen.target or list(TARGETS)
     names = chosen.only or list(every)
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        tables = pool.map(lambda name: covered(name, every[name], targets, chosen.work), names)
-        rows = [row for table in tables for row in table]
-    rows = merged(rows)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "coverage.json").write_text(
-        json.dumps([asdict(row) for row in rows], indent=1) + "\n"
-    )
-    (RESULTS / "coverage.md").write_text(markdown(rows))
+    rows: list[Row] = []
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        for table in pool.map(lambda n: covered(n, every[n], targets, chosen.work), names):
+            rows = merged(table, list(every))
+            write(rows)
     print(summary(rows))
     sys.exit(any(row.status == "bug" for row in rows))
+
+
+def write(rows: list[Row]) -> None:
+    """Write both tables; after every model, since a whole run takes hours."""
+    entries = [asdict(row) for row in rows]
+    (RESULTS / "coverage.json").write_text(json.dumps(entries, indent=1) + "\n")
+    (RESULTS / "coverage.md").write_text(markdown(rows))
 
 
 def install() -> None:
@@ -117,6 +124,7 @@ def configured(
         flags = [flag for target in left for flag in ("--target", target)]
         done = crosscast("init", *words, "-o", config, "--force", *flags)
         if done.returncode == 0:
+            edit(name, config)
             return rows, left
         refused = dict(REFUSED.findall(done.stderr))
         if is_bug(done) or not refused:
@@ -127,6 +135,24 @@ def configured(
         rows += [Row(model=name, target=t, status="refused", reason=r) for t, r in refused.items()]
         left = [target for target in left if target not in refused]
     return rows, left
+
+
+def edit(name: str, config: Path) -> None:
+    """Write what a user knows of the model into its config."""
+    edits = yaml.safe_load((HERE / "coverage-edits.yaml").read_text()).get(name)
+    if not edits:
+        return
+    value = yaml.safe_load(config.read_text())
+    for given, entries in edits.get("inputs", {}).items():
+        value["inputs"][given] |= entries
+    value["samples"] = {use: place(where) for use, where in edits["samples"].items()}
+    config.write_text(yaml.safe_dump(value, sort_keys=False))
+
+
+def place(function: str) -> str:
+    """Where samples come from, for a config anywhere."""
+    path, _, name = function.rpartition(":")
+    return f"{(HERE / (path or 'coverage_samples.py')).resolve()}:{name}"
 
 
 def built(name: str, config: Path, targets: list[str], work: Path) -> list[Row]:
@@ -186,16 +212,13 @@ def worst(artifact: Path) -> float | None:
     return min(found, default=None)
 
 
-def merged(rows: list[Row]) -> list[Row]:
-    """The rows, with those of models that were not run again."""
+def merged(rows: list[Row], models: list[str]) -> list[Row]:
+    """The rows, with those of earlier runs that were not run again, in the order of the models."""
     path = RESULTS / "coverage.json"
     before = [Row(**entry) for entry in json.loads(path.read_text())] if path.exists() else []
     fresh = {(row.model, row.target) for row in rows}
-    kept = [row for row in before if (row.model, row.target) not in fresh]
-    order = {
-        model: index for index, model in enumerate(dict.fromkeys(r.model for r in [*before, *rows]))
-    }
-    return sorted([*kept, *rows], key=lambda row: order[row.model])
+    kept = [row for row in before if (row.model, row.target) not in fresh and row.model in models]
+    return sorted([*kept, *rows], key=lambda row: models.index(row.model))
 
 
 def markdown(rows: list[Row]) -> str:
