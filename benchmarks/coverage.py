@@ -145,7 +145,8 @@ def edit(name: str, config: Path) -> None:
     value = yaml.safe_load(config.read_text())
     for given, entries in edits.get("inputs", {}).items():
         value["inputs"][given] |= entries
-    value["samples"] = {use: place(where) for use, where in edits["samples"].items()}
+    if samples := edits.get("samples"):
+        value["samples"] = {use: place(where) for use, where in samples.items()}
     config.write_text(yaml.safe_dump(value, sort_keys=False))
 
 

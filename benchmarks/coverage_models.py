@@ -127,6 +127,8 @@ def _randomise(source: Path, made: Path) -> None:
             continue
         shape = tuple(int(size) for size in known[node.input[0]])
         user, place = users[output]
+        if user.op_type == "Unsqueeze":
+            user, place = users[user.output[0]]
         values = _values(user.op_type, place, shape, random)
         model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), output))
         model.graph.node.remove(node)
@@ -135,14 +137,16 @@ def _randomise(source: Path, made: Path) -> None:
 
 
 def _values(operator: str, place: int, shape: tuple[int, ...], random: Any) -> Any:
-    """Weights that keep activations near one: He's for layers, near the identity for norms."""
+    """Weights that keep the mean square of activations through any number of layers: He's for
+    layers; factors whose mean square is 1, and variances whose inverse is 1 on average, for norms.
+    """
     import numpy as np
 
-    if operator == "BatchNormalization":
-        if place in (1, 4):
-            return random.uniform(0.5, 1.5, shape)
-        return random.normal(0, 0.1, shape)
-    if len(shape) < 2:
+    if operator == "Mul" or (operator == "BatchNormalization" and place == 1):
+        return random.uniform(0.48, 1.44, shape)
+    if operator == "BatchNormalization" and place == 4:
+        return random.uniform(0.55, 1.65, shape)
+    if operator == "BatchNormalization" or len(shape) < 2:
         return random.normal(0, 0.05, shape)
     inputs = int(np.prod(shape[1:])) if len(shape) > 2 else max(shape)
     return random.normal(0, np.sqrt(2 / inputs), shape)

@@ -27,7 +27,7 @@ def arguments_of(module: Any) -> Arguments:
     schema = getattr(getattr(module, "forward", None), "schema", None)
     if schema is not None:
         every = [Argument(name=one.name, kind=str(one.type)) for one in schema.arguments[1:]]
-        needed = {one.name for one in schema.arguments[1:] if not one.has_default_value()}
+        needed = {one.name for one in schema.arguments[1:] if _is_needed(one)}
         return Arguments([one for one in every if one.name in needed], every)
     parameters = inspect.signature(module.forward).parameters.values()
     named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
@@ -37,6 +37,15 @@ def arguments_of(module: Any) -> Arguments:
     every = [Argument(name=one.name, kind=_kind(one.annotation)) for one in named]
     needed = {one.name for one in named if one.default is one.empty}
     return Arguments([one for one in every if one.name in needed], every)
+
+
+def _is_needed(argument: Any) -> bool:
+    """Whether a TorchScript argument has to be given: a tensor as a default stands for none, which
+    exporters do not take.
+    """
+    import torch
+
+    return not argument.has_default_value() or isinstance(argument.default_value, torch.Tensor)
 
 
 def _kind(annotation: Any) -> str:

@@ -179,6 +179,8 @@ def _states(name: str, kind: str, clues: Clues) -> Iterator[Option]:
             double: Option = (_state(f"{name}.0", shape), _state(f"{name}.1", shape))
             pair = "uple" in kind or (layer.kind == "LSTM" and not names.ONE_STATE.match(name))
             yield from (double, single) if pair else (single, double)
+        if layer.kind in ("LSTM", "LSTMCell"):  # what is kept and what is given out, as one tensor
+            yield (_state(name, (2 * depth, "batch", width)),)
 
 
 def _flattened(name: str, features: int) -> Iterator[Option]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from crosscast.pipeline.parity.conditioning import MARGIN_DB
 from crosscast.pipeline.parity.metrics import Numbers
 from crosscast.pipeline.parity.samples import Origin
 
@@ -108,8 +109,16 @@ def _over(metric: str, value: float, limit: float) -> str:
     return "" if value <= limit else f"{metric} is {value:.3g}, the limit is {limit:g}"
 
 
-def is_gated(origin: Origin, *, precision: str, has_real: bool) -> bool:
-    """Whether the numbers of a case are held to the limits; why not is in the integers' limits."""
+def is_gated(
+    origin: Origin, *, precision: str, has_real: bool, floor_db: float, limits: Tolerance
+) -> bool:
+    """Whether the numbers of an output of a case are held to the limits.
+
+    Why not, for integers, is in their limits' reason; for others, the source itself keeps too
+    little of that output under rounded inputs (`conditioning.floor_db`).
+    """
+    if floor_db < limits.min_snr_db + MARGIN_DB:
+        return False
     if precision not in ("int8", "int4"):
         return True
     return origin in ("real", "swept") if has_real else origin == "synthetic"

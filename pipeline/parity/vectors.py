@@ -12,7 +12,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,10 +42,15 @@ DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Vector:
-    """A case and the source's outputs for it, by name, in the source's layout."""
+    """A case and the source's outputs for it, by name, in the source's layout.
+
+    noise: by precision and output, the rms that rounding the inputs to that precision changes of
+        the outputs (see `conditioning`); only where it was measured.
+    """
 
     case: Case
     outputs: Arrays
+    noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,8 @@ def write_vectors(tree: Path, vectors: Iterable[Vector]) -> list[dict[str, Any]]
     def tensors() -> Iterator[tuple[str, NDArray[Any]]]:
         for index, vector in enumerate(vectors):
             case = vector.case
-            entries.append({"name": case.name, "origin": case.origin, "dims": dict(case.dims)})
+            entry = {"name": case.name, "origin": case.origin, "dims": dict(case.dims)}
+            entries.append({**entry, "noise": vector.noise} if vector.noise else entry)
             yield from ((f"{index}/in/{name}", array) for name, array in case.arrays.items())
             yield from ((f"{index}/out/{name}", array) for name, array in vector.outputs.items())
 
@@ -78,7 +84,7 @@ def write_vectors(tree: Path, vectors: Iterable[Vector]) -> list[dict[str, Any]]
 def read_vectors(file: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[Vector]:
     """The vectors of a safetensors file in order, each read when it is asked for.
 
-    entries: name, origin and dims of each case, as in `cases.json`.
+    entries: name, origin, dims and noise of each case, as in `cases.json`.
     """
     with open_tensors(file) as tensors:
         keys: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
@@ -93,7 +99,7 @@ def read_vectors(file: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[V
             case = Case(
                 name=entry["name"], origin=entry["origin"], arrays=read["in"], dims=entry["dims"]
             )
-            yield Vector(case=case, outputs=read["out"])
+            yield Vector(case=case, outputs=read["out"], noise=entry.get("noise", {}))
 
 
 def read_reference(tree: Path) -> Iterator[Vector]:

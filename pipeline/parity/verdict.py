@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
+from crosscast.pipeline.parity.conditioning import MARGIN_DB
 from crosscast.pipeline.parity.metrics import Numbers
 from crosscast.pipeline.parity.samples import Origin
 from crosscast.pipeline.parity.tolerance import Tolerance, excess
@@ -35,24 +36,30 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One output of one case. gated: whether its numbers were held to the limits."""
+    """One output of one case.
+
+    gated: whether its numbers were held to the limits. floor_db: what the source itself keeps of
+    the output where its inputs are rounded (see `conditioning`); None where that was not measured.
+    """
 
     case: str
     output: str
     origin: Origin
     gated: bool
     numbers: Numbers
+    floor_db: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form; infinite numbers are the strings "inf" and "-inf"."""
         numbers = {key: _encoded(value) for key, value in asdict(self.numbers).items()}
-        return {**asdict(self), "numbers": numbers}
+        return {**asdict(self), "numbers": numbers, "floor_db": _encoded(self.floor_db)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         numbers = {key: _decoded(entry) for key, entry in value["numbers"].items()}
-        return cls(**{**value, "numbers": Numbers(**numbers)})
+        floor = _decoded(value.get("floor_db"))
+        return cls(**{**value, "numbers": Numbers(**numbers), "floor_db": floor})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +148,7 @@ def judge(
     kept = tuple(_rounded(row) for row in rows)
     worst = {output: min(_of(kept, output), key=_badness) for output in _outputs(kept)}
     origins = dict(origins or {})
-    reason = _lines(wrong) if wrong else unproven or _proven(origins, worst)
+    reason = _lines(wrong) if wrong else unproven or _proven(origins, worst, kept, tolerance)
     return Verdict(
         status=status,
         reason=reason,
@@ -248,6 +255,7 @@ def _rounded(row: Row) -> Row:
     numbers = row.numbers
     return replace(
         row,
+        floor_db=_digits(row.floor_db, ".0f"),
         numbers=replace(
             numbers,
             snr_db=_digits(numbers.snr_db, ".1f"),
@@ -264,7 +272,9 @@ def _digits(value: float | None, form: str) -> float | None:
     return None if value is None else float(f"{value:{form}}") + 0.0
 
 
-def _proven(origins: Mapping[str, int], worst: Mapping[str, Row]) -> str:
+def _proven(
+    origins: Mapping[str, int], worst: Mapping[str, Row], rows: Sequence[Row], limits: Tolerance
+) -> str:
     parts = []
     for output, row in worst.items():
         numbers = row.numbers
@@ -272,7 +282,17 @@ def _proven(origins: Mapping[str, int], worst: Mapping[str, Row]) -> str:
             parts.append(f"'{output}' {numbers.snr_db:.1f} dB")
         elif numbers.mismatch is not None:
             parts.append(f"'{output}' {numbers.mismatch:.3g} unequal")
-    return f"{summary(origins)}; at worst {', '.join(parts)}"
+    return f"{summary(origins)}; at worst {', '.join(parts)}{_loose(rows, limits)}"
+
+
+def _loose(rows: Sequence[Row], limits: Tolerance) -> str:
+    """The cases that were held to no limit, since the source itself keeps too little there."""
+    least = limits.min_snr_db + MARGIN_DB
+    cases = dict.fromkeys(row.case for row in rows if (row.floor_db or math.inf) < least)
+    if not cases:
+        return ""
+    named = ", ".join(f"'{case}'" for case in cases)
+    return f"; not judged by numbers: {named}, where rounded inputs change the source's own outputs"
 
 
 def _lines(wrong: Sequence[str]) -> str:

@@ -49,10 +49,10 @@ def resolve_conditions(model: Any) -> int:
     """
     count = 0
     while any(node.op_type == "If" for node in model.graph.node):
-        _fold(model)
-        taken = _resolved(model.graph)
+        # one round may fold what the next infers a shape from
+        folded, taken = _fold(model), _resolved(model.graph)
         count += taken
-        if not taken:
+        if not (folded or taken):
             break
     if count:
         prune(model.graph)
@@ -100,14 +100,17 @@ def _fits(found: tuple[int, ...], wanted: list[int | None]) -> bool:
     )
 
 
-def _fold(model: Any) -> None:
-    """Turn the nodes into constants that depend on nothing but constants and known shapes."""
+def _fold(model: Any) -> int:
+    """Turn the nodes into constants that depend on nothing but constants and known shapes; their
+    number.
+    """
     from onnx import numpy_helper
 
     graph = model.graph
     shapes = _shapes(model)
     known = {t.name: t for t in graph.initializer}
     needed = {value.name for value in graph.output}
+    before = len(graph.node)
     for node in list(graph.node):
         for entry in node.attribute:
             if node.op_type == "Constant" and entry.name == "value":
@@ -119,6 +122,7 @@ def _fold(model: Any) -> None:
             known[name] = numpy_helper.from_array(array, name)
             graph.initializer.append(known[name])
         graph.node.remove(node)
+    return before - len(graph.node)
 
 
 def _resolved(graph: Any) -> int:

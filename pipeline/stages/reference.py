@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import CrosscastError, StageError
 from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.parity.conditioning import ROUNDOFF, noise, rounded
 from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases
 from crosscast.pipeline.parity.tensors import encoded
 from crosscast.pipeline.parity.vectors import DTYPES, Vector, write_vectors
@@ -49,7 +50,19 @@ def _vectors(session: Session, cases: Iterator[Case], seen: _Seen) -> Iterator[V
         if index == 0:
             _require_same(outputs, _answer(session, case))
         seen.add(case, outputs)
-        yield Vector(case=case, outputs=outputs)
+        measured = _noise(session, case, outputs) if case.origin == "adversarial" else {}
+        yield Vector(case=case, outputs=outputs, noise=measured)
+
+
+def _noise(session: Session, case: Case, outputs: Arrays) -> dict[str, dict[str, float]]:
+    """What rounding the inputs changes of the outputs, by precision."""
+    found: dict[str, dict[str, float]] = {}
+    for precision in ROUNDOFF:
+        inputs = rounded(case.arrays, precision=precision, seed=len(case.name))
+        again = _answer(session, replace(case, arrays=inputs))
+        if measured := noise(outputs, again):
+            found[precision] = measured
+    return found
 
 
 def _answer(session: Session, case: Case) -> Arrays:

@@ -14,10 +14,11 @@ import numpy as np
 from crosscast.pipeline.errors import StageError, ToolchainError
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
+from crosscast.pipeline.parity.conditioning import floor_db
 from crosscast.pipeline.parity.io import delivered, given, restored
-from crosscast.pipeline.parity.metrics import Numbers, compare
+from crosscast.pipeline.parity.metrics import Extent, Numbers, compare
 from crosscast.pipeline.parity.samples import Case
-from crosscast.pipeline.parity.tolerance import is_gated, tolerance
+from crosscast.pipeline.parity.tolerance import Tolerance, is_gated, tolerance
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
 from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
@@ -87,6 +88,7 @@ def verify(
         io=options["io"],
         baseline=baseline,
         precision=held.delivered,
+        limits=limits,
     )
     problems = trial.declared()
     rows = list(chain.from_iterable(trial.rows(vector, problems) for vector in vectors()))
@@ -123,6 +125,7 @@ class _Trial:
     io: str | None
     baseline: Baseline
     precision: str
+    limits: Tolerance
     refused: dict[str, list[str]] = field(default_factory=dict)
 
     def refusals(self) -> list[str]:
@@ -161,7 +164,8 @@ class _Trial:
             return
         problems.extend(text for text in self._named(list(found)) if text not in problems)
         for tensor in self.signature.outputs:
-            yield self._row(case, tensor.name, wanted, found)
+            noise = vector.noise.get(self.precision, {}).get(tensor.name)
+            yield self._row(case, tensor.name, wanted, found, noise)
 
     def _named(self, found: list[str]) -> list[str]:
         """What is wrong with the names of outputs and their order."""
@@ -193,14 +197,29 @@ class _Trial:
             return given(fed, tensors=self.session.inputs)
         return {tensor.name: fed[tensor.name] for tensor in self.signature.inputs}
 
-    def _row(self, case: Case, output: str, wanted: Arrays, found: Arrays) -> Row:
+    def _row(
+        self, case: Case, output: str, wanted: Arrays, found: Arrays, noise: float | None
+    ) -> Row:
+        typical = self.baseline.typical[output]
+        floor = floor_db(noise, own=Extent.of(wanted[output]), typical=typical)
         if output in found:
-            typical = self.baseline.typical[output]
             numbers = compare(wanted[output], found[output], typical=typical)
         else:
             numbers = Numbers(problem="missing")
-        gated = is_gated(case.origin, precision=self.precision, has_real=self.baseline.has_real)
-        return Row(case=case.name, output=output, origin=case.origin, gated=gated, numbers=numbers)
+        return Row(
+            case=case.name,
+            output=output,
+            origin=case.origin,
+            gated=is_gated(
+                case.origin,
+                precision=self.precision,
+                has_real=self.baseline.has_real,
+                floor_db=floor,
+                limits=self.limits,
+            ),
+            numbers=numbers,
+            floor_db=None if noise is None else floor,
+        )
 
 
 def _compare_declared(

@@ -78,5 +78,20 @@ def test_a_limit_of_nan_lets_nothing_pass() -> None:
 )
 def test_which_cases_are_gated(precision: str, has_real: bool, gated: set[str]) -> None:
     origins: tuple[Origin, ...] = ("real", "swept", "synthetic", "adversarial")
-    found = {o for o in origins if is_gated(o, precision=precision, has_real=has_real)}
+    limits = TOLERANCES[precision]
+    found = {
+        origin
+        for origin in origins
+        if is_gated(
+            origin, precision=precision, has_real=has_real, floor_db=math.inf, limits=limits
+        )
+    }
     assert found == gated
+
+
+@pytest.mark.parametrize(("floor_db", "gated"), [(101.0, True), (99.0, False)])
+def test_no_more_is_asked_than_the_source_itself_keeps(floor_db: float, gated: bool) -> None:
+    limits = TOLERANCES["fp32"]
+    assert gated == is_gated(
+        "adversarial", precision="fp32", has_real=False, floor_db=floor_db, limits=limits
+    )

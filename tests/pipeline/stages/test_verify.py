@@ -13,7 +13,8 @@ import pytest
 
 from crosscast.pipeline.errors import StageError, ToolchainError
 from crosscast.pipeline.manifest import write_json
-from crosscast.pipeline.parity.samples import parity_cases
+from crosscast.pipeline.parity.conditioning import noise, rounded
+from crosscast.pipeline.parity.samples import Case, parity_cases
 from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
@@ -48,12 +49,13 @@ def verdict(
     monkeypatch: pytest.MonkeyPatch,
     opened: Callable[[], Any] = lambda: Session(truth),
     source: Callable[[Arrays], Arrays] = truth,
+    is_rounded: bool = False,
     **options: Any,
 ) -> Verdict:
     reference = tmp_path / "reference"
     reference.mkdir()
     cases = parity_cases([], signature=SIGNATURE)
-    write_vectors(reference, (Vector(case=c, outputs=source(c.arrays)) for c in cases))
+    write_vectors(reference, (vector(case, source, is_rounded) for case in cases))
     write_json(reference / "signature.json", SIGNATURE.to_json())
     target = ModuleType("fake_target")
     target.open = lambda **_: opened()  # type: ignore[attr-defined]
@@ -72,6 +74,14 @@ def verdict(
     }
     run(inputs={"model": tmp_path, "reference": reference}, options=settings, out=tmp_path / "out")
     return Verdict.from_json(json.loads((tmp_path / "out/verdict.json").read_text()))
+
+
+def vector(case: Case, source: Callable[[Arrays], Arrays], is_rounded: bool) -> Vector:
+    outputs = source(case.arrays)
+    if not is_rounded or case.origin != "adversarial":
+        return Vector(case=case, outputs=outputs)
+    again = source(rounded(case.arrays, precision="fp32", seed=0))
+    return Vector(case=case, outputs=outputs, noise={"fp32": noise(outputs, again)})
 
 
 def test_an_honest_artifact_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +243,41 @@ def test_int8_that_nobody_asked_for_fails(tmp_path: Path, monkeypatch: pytest.Mo
     found = verdict(tmp_path, monkeypatch, lambda: quantized(0.03))
     assert found.status == "failed"
     assert "input 'a' is declared int8, the source has float32" in found.reason
+
+
+def amplifying(inputs: Arrays) -> Arrays:
+    """What is left of a constant row is its rounding error, at full size, and nothing of others."""
+    rest = inputs["a"].astype(np.float64) - np.median(inputs["a"], axis=-1, keepdims=True)
+    scale = np.maximum(np.abs(rest).max(axis=-1, keepdims=True), 1e-9)
+    return {"y": (rest / scale).astype(np.float32)}
+
+
+def nearly(inputs: Arrays) -> Arrays:
+    """The same as another library computes it."""
+    shift = np.array([1.0, -1.0, 1.0, -1.0]) * 2.0**-24
+    return amplifying({"a": inputs["a"].astype(np.float64) * (1 + shift)})
+
+
+def test_cases_where_the_source_amplifies_rounding_are_not_judged_by_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = verdict(
+        tmp_path, monkeypatch, lambda: Session(nearly), source=amplifying, is_rounded=True
+    )
+    assert found.status == "passed"
+    assert "not judged by numbers: 'adversarial least'" in found.reason
+    loose = {row.case for row in found.rows if not row.gated}
+    assert loose <= {"adversarial least", "adversarial greatest"}
+
+
+def test_without_that_measurement_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = verdict(tmp_path, monkeypatch, lambda: Session(nearly), source=amplifying)
+    assert found.status == "failed"
+
+
+def test_a_wrong_answer_fails_on_the_other_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = Session(lambda inputs: {"y": -amplifying(inputs)["y"]})
+    found = verdict(tmp_path, monkeypatch, lambda: wrong, source=amplifying, is_rounded=True)
+    assert found.status == "failed"
