@@ -103,50 +103,13 @@ def unzipped(place: str, work: Path) -> list[Path]:
 
 
 def randomised(name: str, work: Path) -> Path:
-    """A graph of the ONNX model zoo, whose weights onnx leaves constant, with random ones."""
+    """A graph of the ONNX model zoo, whose weights onnx leaves out, with random ones."""
     source = MODELS / f"onnx/backend/test/data/light/light_{name}.onnx"
     made = work / "light" / f"{name}.onnx"
     if source.exists() and not made.exists():
-        made.parent.mkdir(parents=True, exist_ok=True)
-        _randomise(source, made)
+        from coverage_samples import light_calibration
+        from light_graphs import randomise
+
+        photos = [next(iter(sample.values())) for sample in light_calibration()]
+        randomise(source, made, photos[:4])
     return made
-
-
-def _randomise(source: Path, made: Path) -> None:
-    import numpy as np
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(source)
-    random = np.random.default_rng(0)
-    known = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
-    fills = {one.output[0]: one for one in model.graph.node if one.op_type == "ConstantOfShape"}
-    users = {name: (one, place) for one in model.graph.node for place, name in enumerate(one.input)}
-    for output, node in fills.items():
-        if node.input[0] not in known:
-            continue
-        shape = tuple(int(size) for size in known[node.input[0]])
-        user, place = users[output]
-        if user.op_type == "Unsqueeze":
-            user, place = users[user.output[0]]
-        values = _values(user.op_type, place, shape, random)
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), output))
-        model.graph.node.remove(node)
-    model.ir_version = max(model.ir_version, 4)  # from there on a weight may be no input
-    onnx.save(model, made)
-
-
-def _values(operator: str, place: int, shape: tuple[int, ...], random: Any) -> Any:
-    """Weights that keep the mean square of activations through any number of layers: He's for
-    layers; factors whose mean square is 1, and variances whose inverse is 1 on average, for norms.
-    """
-    import numpy as np
-
-    if operator == "Mul" or (operator == "BatchNormalization" and place == 1):
-        return random.uniform(0.48, 1.44, shape)
-    if operator == "BatchNormalization" and place == 4:
-        return random.uniform(0.55, 1.65, shape)
-    if operator == "BatchNormalization" or len(shape) < 2:
-        return random.normal(0, 0.05, shape)
-    inputs = int(np.prod(shape[1:])) if len(shape) > 2 else max(shape)
-    return random.normal(0, np.sqrt(2 / inputs), shape)

@@ -132,35 +132,65 @@ def words_calibration() -> Samples:
     yield from pieces(1)
 
 
-def voice_state_parity() -> Samples:
-    """Input float32[1, 576], state float32[2, 1, 128]: chunks of a voice, as they follow."""
-    yield from spoken(voice.parity(), whole=True)
+def light_parity() -> Samples:
+    """float32[1, 3, 224, 224] in [0, 1], for graphs of the ONNX model zoo."""
+    yield from planes("data_0", photos.PARITY)
 
 
-def voice_state_calibration() -> Samples:
+def light_calibration() -> Samples:
+    """Other photos."""
+    yield from planes("data_0", photos.CALIBRATION)
+
+
+def light_gpu_parity() -> Samples:
+    """The same under the name that some of the graphs use."""
+    yield from planes("gpu_0/data_0", photos.PARITY)
+
+
+def light_gpu_calibration() -> Samples:
+    """The same under the name that some of the graphs use."""
+    yield from planes("gpu_0/data_0", photos.CALIBRATION)
+
+
+def keyword_parity() -> Samples:
+    """float32[1, 50, 10, 1]: spectrograms of a voice, of noise and of a tone."""
+    yield from heights(50, 10, (110, 0, 440))
+
+
+def keyword_calibration() -> Samples:
+    """Of other voices."""
+    yield from heights(50, 10, (190, 150, 1, 880))
+
+
+def anomaly_parity() -> Samples:
+    """float32[1, 5, 128, 1]: the same with more bands."""
+    yield from heights(5, 128, (110, 0, 440))
+
+
+def anomaly_calibration() -> Samples:
+    """Of other voices."""
+    yield from heights(5, 128, (190, 150, 1, 880))
+
+
+def voice_parity() -> Samples:
+    """Input float32[1, 576] and state float32[2, 1, 128]: chunks of a voice, as they follow."""
+    yield from spoken(voice.parity())
+
+
+def voice_calibration() -> Samples:
     """Another voice."""
-    yield from spoken(voice.calibration(), whole=True)
-
-
-def voice_chunk_parity() -> Samples:
-    """The same for the exports that add the context themselves: input float32[1, 512]."""
-    yield from spoken(voice.parity(), whole=False)
-
-
-def voice_chunk_calibration() -> Samples:
-    """Another voice."""
-    yield from spoken(voice.calibration(), whole=False)
+    yield from spoken(voice.calibration())
 
 
 def voice_rate_parity() -> Samples:
     """The same with the rate as an input."""
-    for sample in voice_chunk_parity():
+    for sample in voice_parity():
         yield {**sample, "sr": np.array(voice.RATE)}
 
 
 def voice_rate_calibration() -> Samples:
     """Another voice."""
-    for sample in voice_chunk_calibration():
+    for sample in voice_calibration():
         yield {**sample, "sr": np.array(voice.RATE)}
 
 
@@ -201,8 +231,38 @@ def pieces(odd: int) -> Samples:
             yield {"x": ppocr.prepare(high.crop((left, 0, left + 96, 48)))}
 
 
-def spoken(sounds: Samples, *, whole: bool) -> Samples:
-    """Chunks and states under the names of the ONNX files, without the context if not `whole`."""
+def spoken(sounds: Samples) -> Samples:
+    """Chunks and states under the names of the ONNX files."""
     for sound in sounds:
-        chunk = sound["x"] if whole else np.ascontiguousarray(sound["x"][:, voice.CONTEXT :])
-        yield {"input": chunk, "state": sound["state"]}
+        yield {"input": sound["x"], "state": sound["state"]}
+
+
+def planes(name: str, files: tuple[str, ...]) -> Samples:
+    """Photos as float32[1, 3, 224, 224] in [0, 1]."""
+    for file in files:
+        pixels = square(file, SIDE).transpose(0, 3, 1, 2) / 255
+        yield {name: np.ascontiguousarray(pixels)}
+
+
+def heights(frames: int, bands: int, sounds: tuple[int, ...]) -> Samples:
+    """Logarithmic spectrograms in [0, 225] of voices (pitches above 99), tones (above 300) and
+    noise: float32[1, frames, bands, 1].
+    """
+    for pitch in sounds:
+        wave = sound_of(pitch)
+        step = (len(wave) - 480) // frames
+        parts = np.stack([wave[i * step :][:480] for i in range(frames)]) * np.hanning(480)
+        power = np.abs(np.fft.rfft(parts, 1024)[:, 8:488]) ** 2
+        levels = np.log(power.reshape(frames, -1)[:, : 480 // bands * bands] + 1e-6)
+        levels = levels.reshape(frames, bands, -1).mean(axis=-1)
+        scaled = 225 * (levels - levels.min()) / (np.ptp(levels) or 1)
+        yield {"input_1": scaled.astype(np.float32)[None, ..., None]}
+
+
+def sound_of(pitch: int) -> np.ndarray:
+    """One second: a voice, a tone, or noise of that seed."""
+    if pitch < 100:
+        return np.random.default_rng(pitch).normal(0, 0.1, voice.RATE)
+    if pitch > 300:
+        return np.sin(2 * np.pi * pitch * np.arange(voice.RATE) / voice.RATE)
+    return voice.voice(seconds=1, pitch=pitch, seed=pitch)
