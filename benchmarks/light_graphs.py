@@ -39,7 +39,7 @@ def randomise(source: Path, made: Path, photos: Sequence[NDArray[Any]]) -> None:
         if node.op_type in ("Conv", "Gemm"):
             _set_layer(node, values, model)
         elif node.op_type == "BatchNormalization":
-            _set_norm(node, values)
+            _set_norm(node, values, random)
         values |= _computed(node, values, model)
     _write(graph, values)
     made.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +85,12 @@ def _set_layer(node: Any, values: dict[str, Arrays], model: Any) -> None:
         _replace(values, node.input[2], (-means / spread).astype(np.float32).reshape(bias.shape))
 
 
-def _set_norm(node: Any, values: dict[str, Arrays]) -> None:
-    """Give a batch normalization the statistics of what it reads, and no offset of its own."""
+def _set_norm(node: Any, values: dict[str, Arrays], random: np.random.Generator) -> None:
+    """Give a batch normalization the statistics of what it reads, no offset of its own, and a
+    factor below 1: residual branches as strong as what they are added to would amplify rounding
+    from block to block, which those of trained networks do not.
+    """
+    _replace(values, node.input[1], random.uniform(0.2, 0.6, values[node.input[1]][0].shape))
     found = np.concatenate(values[node.input[0]])
     axes = (0, *range(2, found.ndim))
     _replace(values, node.input[2], np.zeros_like(values[node.input[2]][0]))
