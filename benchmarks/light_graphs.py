@@ -72,12 +72,16 @@ def _first(shape: tuple[int, ...], random: np.random.Generator) -> NDArray[Any]:
 
 
 def _set_layer(node: Any, values: dict[str, Arrays], model: Any) -> None:
-    """Scale a layer's weights, and set its bias, by what the photos give."""
+    """Scale a layer's weights, and set its bias, by what the photos give.
+
+    A matrix product keeps its means: a few photos differ little in what it reads, and to make that
+    all of its answer would amplify rounding as well.
+    """
     has_bias = len(node.input) > 2
     if has_bias:
         _replace(values, node.input[2], np.zeros_like(values[node.input[2]][0]))
     found = np.concatenate(_computed(node, values, model)[node.output[0]])
-    means = _by_channel(found)
+    means = _by_channel(found) * (node.op_type == "Conv")
     spread = float((found - means.reshape(1, -1, *[1] * (found.ndim - 2))).std()) or 1.0
     _replace(values, node.input[1], values[node.input[1]][0] / np.float32(spread))
     if has_bias:

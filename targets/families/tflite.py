@@ -18,9 +18,13 @@ from crosscast.targets.families import tflite_copy, tflite_saved_model
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families import tflite_graph as graphs
 from crosscast.targets.families.tensorflow import SAVED_MODEL, TFLITE
-from crosscast.targets.families.tflite_batch import BATCHES, for_any_batch
 from crosscast.targets.families.tflite_finish import finish
-from crosscast.targets.families.tflite_rewrites_math import NEAR
+from crosscast.targets.families.tflite_merge import lean, merged
+from crosscast.targets.families.tflite_onnx2tf import leave_alone
+from crosscast.targets.families.tflite_recurrence import recurrent_lengths
+from crosscast.targets.families.tflite_shapes import output_shapes
+from crosscast.targets.families.tflite_sizes import Sizes, sizes_of
+from crosscast.targets.families.tflite_trial import fault
 
 FILE = "model.tflite"
 
@@ -78,27 +82,62 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:  # n
         return
     source = model / "model.onnx"
     out.mkdir(parents=True, exist_ok=True)
-    made = _for_any_batch(source, out) if graphs.batch_of(source) else None
-    prepared, file = made or _converted(source, out, batch=None)
-    finish(file, inputs=prepared.inputs, outputs=prepared.outputs)
-    files.write(file, out / FILE)
+    sizes = sizes_of(source, batch=graphs.batch_of(source))
+    if sizes is None:
+        files.write(_direct(source, out), out / FILE)
+    else:
+        _for_any_sizes(source, sizes, out)
 
 
-def _for_any_batch(source: Path, out: Path) -> tuple[graphs.Prepared, Any] | None:
-    """The conversion of a graph with a dynamic batch by way of two fixed ones; None where that
-    does not work out.
+def _for_any_sizes(source: Path, sizes: Sizes, out: Path) -> None:
+    """Write the file of a graph with dynamic dimensions: that which is merged of several for
+    fixed sizes, if it runs at all sizes, else the one that onnx2tf makes of the graph as it is.
+
+    The latter is quicker made, but larger and slower, and with sizes that it does not know onnx2tf
+    gets masks wrong without a word.
     """
-    try:
-        prepared, made = _converted(source, out, batch=BATCHES[0])
-        _, other = _converted(source, out, batch=BATCHES[1])
-    except StageError:
-        return None
-    return (prepared, made) if for_any_batch(made, other) else None
+    trials = [
+        (shapes, output_shapes(source, shapes)) for shapes in map(sizes.shapes, sizes.trials())
+    ]
+    with contextlib.suppress(StageError):
+        files.write(_merged(source, out, sizes), out / FILE)
+        if not fault(out, trials):
+            return
+    files.write(_direct(source, out), out / FILE)
 
 
-def _converted(source: Path, out: Path, *, batch: int | None) -> tuple[graphs.Prepared, Any]:
-    """The prepared graph and the file that onnx2tf makes of it."""
-    prepared = graphs.prepare(source, batch=batch)
+def _direct(source: Path, out: Path) -> Any:
+    """The file that onnx2tf makes of the graph as it is."""
+    prepared, made = _converted(source, out)
+    finish(made, inputs=prepared.inputs, outputs=prepared.outputs)
+    return made
+
+
+def _merged(source: Path, out: Path, sizes: Sizes) -> Any:
+    """The file for any sizes that is made of those for some fixed ones.
+
+    Raises StageError where that does not work out.
+    """
+    points = sizes.points()
+    shapes = [sizes.shapes(point) for point in points]
+    greatest = sizes.shapes(sizes.trials()[-1])
+    lengths = recurrent_lengths(source, shapes[0], greatest)
+    prepared, made = _converted(source, out, shapes=shapes[0], lengths=lengths)
+    ports, outputs, every = (prepared.inputs, prepared.outputs), [prepared.shapes], [made]
+    del prepared  # its weights, which a large model has no room for twice
+    for each in shapes[1:]:
+        other, another = _converted(source, out, shapes=each, lengths=lengths)
+        outputs.append(other.shapes)
+        every.append(lean(another, made))
+    if not merged(every, points, bounded=sizes.is_bounded, outputs=outputs):
+        raise StageError("what onnx2tf makes for some sizes has no common form")
+    finish(made, inputs=ports[0], outputs=ports[1])
+    return made
+
+
+def _converted(source: Path, out: Path, **choices: Any) -> tuple[graphs.Prepared, Any]:
+    """The prepared graph and the file that onnx2tf makes of it. choices: of `prepare`."""
+    prepared = graphs.prepare(source, **choices)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         made = files.read(_run_onnx2tf(prepared, Path(scratch)))
     _refuse_custom_operators(made, prepared.model)
@@ -112,8 +151,7 @@ def _run_onnx2tf(prepared: graphs.Prepared, scratch: Path) -> Path:
 
     source = scratch / "model.onnx"
     onnx.save(prepared.model, str(source))
-    _leave_padding_alone()
-    _leave_bounds_alone()
+    leave_alone()
     log = io.StringIO()
     try:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -135,35 +173,6 @@ def _run_onnx2tf(prepared: graphs.Prepared, scratch: Path) -> Path:
     if not made.exists():
         raise StageError(f"onnx2tf wrote no float32 file:\n{_tail(log.getvalue())}")
     return made
-
-
-def _leave_padding_alone() -> None:
-    """Switch off onnx2tf's guard for batches of no element.
-
-    It puts eight operators, one of them over the whole tensor, around each padding of a model
-    with a dynamic batch, and a batch is never empty here.
-    """
-    from onnx2tf.tflite_builder.op_builders import pad_utils, shape
-
-    for module in (pad_utils, shape):
-        module.prepare_zero_safe_batch_pad = lambda **_: None
-
-
-def _leave_bounds_alone() -> None:
-    """Have onnx2tf take a bound for 0 or 1 only where it is that to the last bit.
-
-    It makes RELU of a maximum with anything within 1e-6 of 0, and RELU_0_TO_1 of bounds that near
-    0 and 1: a norm of 0 is then divided by, and a logit becomes infinite.
-    """
-    from onnx2tf.tflite_builder.core.model_ir_utils import _read_singleton_constant_float
-    from onnx2tf.tflite_builder.passes import graph_cleanup
-
-    def read(*where: Any) -> float | None:
-        value: float | None = _read_singleton_constant_float(*where)
-        is_near = value is not None and 0 < abs(value - round(value)) < NEAR
-        return None if is_near else value
-
-    graph_cleanup._read_singleton_constant_float = read
 
 
 def _explained(error: BaseException, log: str, model: Any) -> StageError:

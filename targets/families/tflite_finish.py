@@ -151,10 +151,12 @@ def _restored_output(editor: Editor, port: Port) -> int:
     if is_flattening and _is_shaped(editor, maker.inputs[0], _wanted(port)):
         graph.operators.remove(maker)
         index = maker.inputs[0]
+    elif signature_of(graph.tensors[index]) == _wanted(port):
+        pass  # given its shape back already
     elif is_flattening:
         position = graph.operators.index(maker)
         graph.operators[position] = editor.reshape(maker.inputs[0], index, _reshapable(port))
-    elif signature_of(graph.tensors[index]) != _wanted(port):
+    else:
         flat, kind = index, graph.tensors[index].type
         index = editor.tensor(f"{port.alias}_shaped", kind, _wanted(port))
         graph.operators.append(editor.reshape(flat, index, _reshapable(port)))

@@ -5,8 +5,8 @@ Each rewrite keeps the graph's meaning. They work in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,20 @@ from crosscast.pipeline.errors import StageError
 from crosscast.targets.families import tflite_rewrites as rewrites
 from crosscast.targets.families.onnx import graphs, opset
 from crosscast.targets.families.onnx_upgrade import upgraded
+from crosscast.targets.families.tflite_recurrence import (
+    drop_zero_states,
+    inner_graphs,
+    name_nodes,
+    recurs_over_any_batch,
+    recurs_over_fixed_lengths,
+    refuse_varying_recurrence,
+)
+from crosscast.targets.families.tflite_shapes import (
+    Shapes,
+    declared_shape,
+    inferred_shapes,
+    with_shapes,
+)
 
 MINIMUM_OPSET = 17
 """Below 13, onnx2tf reads Softmax's axis wrongly; its rules are best tried from 17 on."""
@@ -23,8 +37,6 @@ FILE_LIMIT = 2**31 - 1
 """Bytes that a flatbuffer can address."""
 
 SHAPERS = ("Squeeze", "Unsqueeze", "Flatten")
-
-RECURRENT_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +55,25 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A graph ready for onnx2tf, its outputs flattened, and the ports that its file must have."""
+    """A graph ready for onnx2tf, its outputs flattened, and the ports that its file must have.
+
+    shapes: those that the outputs had before, as far as they are known.
+    """
 
     model: Any
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    shapes: tuple[tuple[int | None, ...], ...] = ()
 
 
-def prepare(path: Path, *, batch: int | None = None) -> Prepared:
+def prepare(
+    path: Path, *, shapes: Shapes | None = None, lengths: Mapping[str, int] | None = None
+) -> Prepared:
     """Read the ONNX file (external data included) and rewrite it for onnx2tf.
 
-    batch: the size to fix the dynamic batch at (see `batch_of`); None leaves the graph as it is.
-        The ports are in any case those of the file.
+    shapes: those to fix the inputs at; None leaves the graph as it is. The ports are in any case
+        those of the file.
+    lengths: the greatest ones of recurrent layers, see `recurrent_lengths`.
     Raises StageError for a model that is too large or whose opset cannot be brought up.
     """
     import onnx
@@ -66,17 +85,20 @@ def prepare(path: Path, *, batch: int | None = None) -> Prepared:
         )
     model = onnx.load(str(path))
     model = upgraded(model, max(MINIMUM_OPSET, opset(model)))
-    _name_nodes(model.graph)
-    ports = declared_ports(model.graph)
-    if batch is not None:
-        model = with_batch(model, batch)
+    name_nodes(model.graph)
+    inputs, outputs = declared_ports(model.graph)
+    any_batch = shapes is not None and recurs_over_any_batch(model)
+    any_size = shapes is not None and _has_any_size(inputs)
+    if shapes is not None:
+        model = with_shapes(model, shapes)
     drop_zero_states(model.graph)
-    rewrites.apply(model, any_batch=batch is not None)
+    rewrites.apply(model, any_batch=any_batch, any_size=any_size, lengths=lengths)
     hoist_constants(model.graph)
-    shapes = inferred_shapes(model)
-    refuse_varying_recurrence(model.graph, shapes)
-    spell_out_reshapes(model.graph, shapes)
-    return isolate_ports(model, *ports)
+    known = inferred_shapes(model)
+    refuse_varying_recurrence(model.graph, known)
+    spell_out_reshapes(model.graph, known)
+    found = tuple(known.get(port.name, ()) for port in outputs)
+    return replace(isolate_ports(model, inputs, outputs), shapes=found)
 
 
 def batch_of(path: Path) -> str | None:
@@ -99,52 +121,11 @@ def batch_of(path: Path) -> str | None:
     if len(names) != 1 or "" in names:
         return None
     is_first = any(axis == 0 for axis, _ in dims)
-    return names.pop() if is_first or _recurs_over_fixed_lengths(model) else None
+    return names.pop() if is_first or recurs_over_fixed_lengths(model) else None
 
 
-def _recurs_over_fixed_lengths(model: Any) -> bool:
-    layers = [node for node in model.graph.node if node.op_type in RECURRENT_STATES]
-    shapes = inferred_shapes(model) if layers else {}
-    found = [shapes.get(node.input[0], (None,))[0] for node in layers]
-    return bool(found) and None not in found
-
-
-def with_batch(model: Any, size: int) -> Any:
-    """The model with every dynamic dimension of its inputs fixed at `size`, and folded."""
-    for value in model.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if not dim.HasField("dim_value"):
-                dim.dim_value = size
-    for value in model.graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            if not dim.HasField("dim_value"):
-                dim.ClearField("dim_param")
-    del model.graph.value_info[:]
-    return folded(model)
-
-
-def folded(model: Any) -> Any:
-    """The model with constants folded; itself where that fails."""
-    import onnxslim
-
-    try:
-        return onnxslim.slim(model)
-    except (Exception, SystemExit):  # noqa: BLE001 - a simplifier that fails costs nothing
-        return model
-
-
-def drop_zero_states(graph: Any) -> None:
-    """Leave out the initial state of recurrent layers where it is zeros, which is the default.
-
-    Exporters compute those zeros from the batch size, which onnx2tf then fixes.
-    """
-    makers = {output: node for node in graph.node for output in node.output}
-    values = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        for position in RECURRENT_STATES.get(node.op_type, ()):
-            if position < len(node.input) and _is_zeros(node.input[position], makers, values):
-                node.input[position] = ""
-    _prune(graph)
+def _has_any_size(inputs: Sequence[Port]) -> bool:
+    return any(None in port.shape[1:] for port in inputs)
 
 
 def hoist_constants(graph: Any) -> None:
@@ -159,53 +140,6 @@ def hoist_constants(graph: Any) -> None:
             kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
-
-
-def inferred_shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
-    """The shape of every tensor that ONNX's own inference knows; None for a dynamic dimension."""
-    from onnx import shape_inference
-
-    try:
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    except shape_inference.InferenceError:  # an operator of a domain that ONNX does not know
-        graph = model.graph
-    known = {
-        value.name: _shape(value.type.tensor_type)
-        for value in [*graph.input, *graph.value_info, *graph.output]
-        if value.type.tensor_type.HasField("shape")
-    }
-    return known | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-
-
-def refuse_varying_recurrence(graph: Any, shapes: dict[str, tuple[int | None, ...]]) -> None:
-    """Raise StageError where a recurrent layer meets a dynamic batch or length that it cannot take.
-
-    LiteRT's recurrent operators hold a state of one fixed size. GRU, and any layer that is given
-    its state, is unrolled by onnx2tf: for the first row and the first step only, without a word.
-    """
-    for node in graph.node:
-        if node.op_type not in RECURRENT_STATES:
-            continue
-        by_row = any(item.name == "layout" and item.i == 1 for item in node.attribute)
-        length, batch = ((0, 1), (1, 0))[by_row]
-        shape = shapes.get(node.input[0], ())
-        if shape[batch : batch + 1] == (None,):
-            raise _varying(node, "batch")
-        if shape[length : length + 1] == (None,) and _is_unrolled(node):
-            raise _varying(node, "sequence length")
-
-
-def _is_unrolled(node: Any) -> bool:
-    states = [node.input[i] for i in RECURRENT_STATES[node.op_type] if i < len(node.input)]
-    return node.op_type != "LSTM" or any(states)
-
-
-def _varying(node: Any, dimension: str) -> StageError:
-    return StageError(
-        f"operator {node.op_type} (layer {node.name}) has no TFLite equivalent with a dynamic "
-        f"{dimension}",
-        fix=f"give the model's inputs a fixed {dimension}, or leave the tflite targets out",
-    )
 
 
 def spell_out_reshapes(graph: Any, shapes: dict[str, tuple[int | None, ...]]) -> None:
@@ -301,14 +235,9 @@ def _port(value: Any, alias: str) -> Port:
     return Port(
         name=value.name,
         alias=alias,
-        shape=_shape(tensor),
+        shape=declared_shape(tensor),
         dtype=str(helper.tensor_dtype_to_np_dtype(tensor.elem_type).name),
     )
-
-
-def _shape(tensor: Any) -> tuple[int | None, ...]:
-    """The shape that a value declares, None for a dynamic dimension."""
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
 
 
 def _add_integers(graph: Any, name: str, values: Sequence[int]) -> str:
@@ -319,67 +248,12 @@ def _add_integers(graph: Any, name: str, values: Sequence[int]) -> str:
     return name
 
 
-def _is_zeros(name: str, makers: dict[str, Any], values: dict[str, Any]) -> bool:
-    """Whether a tensor is zeros whatever the inputs are, as far as can be told."""
-    from onnx import numpy_helper
-
-    if name in values:
-        return not numpy_helper.to_array(values[name]).any()
-    node = makers.get(name)
-    if node is None:
-        return False
-    if node.op_type == "ConstantOfShape":
-        return all(not numpy_helper.to_array(item.t).any() for item in node.attribute)
-    if node.op_type == "Constant":
-        return all(
-            item.name == "value" and not numpy_helper.to_array(item.t).any()
-            for item in node.attribute
-        )
-    if node.op_type in ("Slice", "Expand", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Cast"):
-        return _is_zeros(node.input[0], makers, values)
-    return node.op_type == "Concat" and all(_is_zeros(i, makers, values) for i in node.input)
-
-
-def _prune(graph: Any) -> None:
-    """Remove the nodes that no output needs any more."""
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(_reads(node))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-
-
-def _reads(node: Any) -> Iterator[str]:
-    """The names that a node reads, its inner graphs' included."""
-    yield from node.input
-    for inner in _inner(node):
-        yield from (value.name for value in inner.output)
-        for child in inner.node:
-            yield from _reads(child)
-
-
-def _inner(node: Any) -> Iterator[Any]:
-    for item in node.attribute:
-        if item.HasField("g"):
-            yield item.g
-        yield from item.graphs
-
-
 def _rename(graph: Any, names: dict[str, str]) -> None:
     """Rename what the nodes read, in inner graphs too."""
     for node in graph.node:
         for position, name in enumerate(node.input):
             node.input[position] = names.get(name, name)
-        for inner in _inner(node):
+        for inner in inner_graphs(node):
             for value in inner.output:
                 value.name = names.get(value.name, value.name)
             _rename(inner, names)
-
-
-def _name_nodes(graph: Any) -> None:
-    """Give each node a name, for errors."""
-    for index, node in enumerate(graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"

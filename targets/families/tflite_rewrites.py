@@ -21,6 +21,7 @@ from crosscast.targets.families.tflite_rewrites_math import (
     elu,
     hard_sigmoid,
     layer_normalization,
+    where,
 )
 from crosscast.targets.families.tflite_rewrites_pool import average_pool, max_pool
 from crosscast.targets.families.tflite_rewrites_recurrent import recurrent
@@ -45,15 +46,24 @@ REWRITES: Mapping[str, Rewrite] = {
     "LayerNormalization": layer_normalization,
     "MaxPool": max_pool,
     "RNN": recurrent,
+    "Where": where,
 }
 
 
-def apply(model: ModelProto, *, any_batch: bool) -> None:
+def apply(
+    model: ModelProto,
+    *,
+    any_batch: bool,
+    any_size: bool = False,
+    lengths: Mapping[str, int] | None = None,
+) -> None:
     """Rewrite the operators of REWRITES, in place.
 
-    any_batch: whether the file is to take any batch, though shapes in the graph may be fixed.
+    any_batch, any_size: whether the file is to take any batch, and any size of what comes behind
+        it, though shapes in the graph may be fixed.
+    lengths: the greatest length of each recurrent layer whose length is dynamic, by its name.
     """
-    facts = Facts.of(model, any_batch=any_batch)
+    facts = Facts.of(model, any_batch=any_batch, any_size=any_size, lengths=lengths or {})
     replace_nodes(model, {kind: partial(_rewritten, facts, kind) for kind in REWRITES})
 
 

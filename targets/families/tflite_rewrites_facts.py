@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,18 +27,24 @@ class Facts:
     shapes: of tensors that ONNX's own inference knows; None for a dynamic dimension.
     kinds: their element types, in ONNX's numbers.
     constants: by name.
+    quotients: what is divided by what, by the name of the result.
     any_batch: whether the file is to take any batch, though shapes may be fixed.
+    any_size: whether it is to take any size of what comes behind the batch.
+    lengths: the greatest length of each recurrent layer whose length is dynamic, by its name.
     """
 
     opset: int
     shapes: dict[str, Shape] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
+    quotients: dict[str, tuple[str, str]] = field(default_factory=dict)
     any_batch: bool = False
+    any_size: bool = False
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: ModelProto, *, any_batch: bool = False) -> Facts:
-        """What inference finds."""
+    def of(cls, model: ModelProto, **asked: Any) -> Facts:
+        """What inference finds. asked: what the file is to take beyond that."""
         import onnx
 
         try:
@@ -64,7 +70,12 @@ class Facts:
             kinds={name: kind.elem_type for name, kind in values.items()}
             | {name: tensor.data_type for name, tensor in tensors.items()},
             constants=tensors,
-            any_batch=any_batch,
+            quotients={
+                node.output[0]: (node.input[0], node.input[1])
+                for node in graph.node
+                if node.op_type == "Div"
+            },
+            **asked,
         )
 
     def shape(self, name: str) -> Shape | None:

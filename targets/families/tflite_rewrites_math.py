@@ -131,3 +131,24 @@ def einsum(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
     order = [left.index(letter) for letter in result]
     spell("Transpose", [summed], output=node.output[0], perm=order)
     return None
+
+
+def where(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
+    """A quotient that is taken where its divisor is not 0, by a divisor that is 1 elsewhere.
+
+    onnx2tf selects by sums of products where shapes differ, and 0 * NaN is NaN.
+    """
+    condition, *branches = node.input
+    place = next((place for place, name in enumerate(branches) if name in facts.quotients), None)
+    if place is None or facts.kinds.get(branches[place]) != FLOAT:
+        return False
+    dividend, divisor = facts.quotients[branches[place]]
+    if facts.constant(divisor) is not None:
+        return False
+    chosen = spell("Cast", [condition], to=FLOAT)
+    other = spell("Sub", [spell.constant(1.0), chosen])
+    taken, left = (chosen, other) if place == 0 else (other, chosen)
+    safe = spell("Add", [spell("Mul", [divisor, taken]), left])
+    branches[place] = spell("Div", [dividend, safe])
+    spell("Where", [condition, *branches], output=node.output[0])
+    return None

@@ -18,12 +18,16 @@ LOWEST = -3.4028234e38
 
 
 def max_pool(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
-    """A window with holes as the greatest of shifted views, one for each of its places."""
+    """A window with holes as the greatest of shifted views, one for each of its places; padding
+    that is apart where sizes are dynamic.
+    """
     kernel = attribute(node, "kernel_shape", [])
     dilations = attribute(node, "dilations", [1] * len(kernel))
     sizes = facts.spatial(node.input[0])
     out = facts.spatial(node.output[0])
     plain = set(dilations) == {1}
+    if plain and not any(node.output[1:]):
+        return _set_apart(node, spell, facts, LOWEST)
     if plain or sizes is None or out is None or any(node.output[1:]):
         return False
     strides = attribute(node, "strides", [1] * len(kernel))
@@ -49,10 +53,13 @@ def max_pool(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
 
 def average_pool(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
     """Windows that reach beyond the input (ceil_mode): padded with zeros, averaged, and corrected
-    by how many elements each window should have counted.
+    by how many elements each window should have counted. Padding that is apart where sizes are
+    dynamic.
     """
     sizes, out = facts.spatial(node.input[0]), facts.spatial(node.output[0])
-    if not attribute(node, "ceil_mode", 0) or sizes is None or out is None:
+    if not attribute(node, "ceil_mode", 0):
+        return _set_apart(node, spell, facts, 0.0)
+    if sizes is None or out is None:
         return False
     kernel = attribute(node, "kernel_shape", [])
     strides = attribute(node, "strides", [1] * len(kernel))
@@ -73,6 +80,38 @@ def average_pool(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
     factor = _factor(kernel, strides, before, out, counted)
     spell("Mul", [mean, spell.array(factor)], output=node.output[0])
     return None
+
+
+def _set_apart(node: NodeProto, spell: Spelling, facts: Facts, value: float) -> bool | None:
+    """Padding, then windows without any, where sizes are dynamic: onnx2tf takes padding that suits
+    one size, such as none at all, for SAME, which is another one for others.
+    """
+    is_fixed = facts.spatial(node.input[0]) is not None and not facts.any_size
+    found = {name: attribute(node, name, None) for name in ("auto_pad", "ceil_mode", "pads")}
+    if is_fixed or found["auto_pad"] not in (None, "NOTSET") or found["ceil_mode"]:
+        return False
+    kernel, pads = attribute(node, "kernel_shape", []), found["pads"]
+    padded = bool(pads) and any(pads)
+    counts = attribute(node, "count_include_pad", 0)
+    if padded and (_is_same(node, kernel) or (node.op_type == "AveragePool" and not counts)):
+        return False
+    source = node.input[0]
+    if padded:
+        count = len(kernel)
+        amounts = spell.constant([0, 0, *pads[:count], 0, 0, *pads[count:]])
+        source = spell("Pad", [source, amounts, spell.constant(value)], mode="constant")
+    strides = attribute(node, "strides", [1] * len(kernel))
+    settings = {"kernel_shape": kernel, "strides": strides, "auto_pad": "VALID"}
+    spell(node.op_type, [source], output=node.output[0], **settings)
+    return None
+
+
+def _is_same(node: NodeProto, kernel: Sequence[int]) -> bool:
+    """Whether the padding is SAME for every size."""
+    pads = attribute(node, "pads", [0] * 2 * len(kernel))
+    halves = [(width - 1) // 2 for width in kernel]
+    odd = all(width % 2 for width in kernel)
+    return odd and set(attribute(node, "strides", [1])) == {1} and pads == [*halves, *halves]
 
 
 def _factor(

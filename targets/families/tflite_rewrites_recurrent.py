@@ -25,8 +25,8 @@ MOST_STEPS = 256
 
 
 def recurrent(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
-    """Unrolled where the length is fixed, and either the batch is not or the layer is given its
-    state. Those that LiteRT has an operator for stay.
+    """Unrolled where the length is fixed, or has a greatest value that is known, and either the
+    batch is not fixed or the layer is given its state. Those that LiteRT has an operator for stay.
     """
     shape = facts.shape(node.input[0])
     if shape is None or len(shape) != 3 or not _is_common(node, facts):
@@ -34,9 +34,12 @@ def recurrent(node: NodeProto, spell: Spelling, facts: Facts) -> bool | None:
     by_row = attribute(node, "layout", 0) == 1
     steps, batch = (shape[1], shape[0]) if by_row else (shape[0], shape[1])
     has_own = node.op_type != "GRU" and not _states(node) and batch and not facts.any_batch
-    if has_own or by_row or steps is None or steps > MOST_STEPS:
+    most = facts.lengths.get(node.name)
+    if most is not None:
+        most += 1  # so that there is always something to pad
+    if has_own or by_row or steps is None or (most or steps) > MOST_STEPS:
         return False
-    _Unrolled(node, spell, facts, steps).write()
+    _Unrolled(node, spell, facts, steps, most).write()
     return None
 
 
@@ -65,16 +68,25 @@ def _is_common(node: NodeProto, facts: Facts) -> bool:
 
 
 class _Unrolled:
-    """One recurrent layer, spelled out step by step."""
+    """One recurrent layer, spelled out step by step.
 
-    def __init__(self, node: NodeProto, spell: Spelling, facts: Facts, steps: int) -> None:
-        self.node, self.spell, self.facts, self.steps = node, spell, facts, steps
+    most: how many steps to spell, where there may be more than the graph has: those beyond its
+        length leave the state as it is.
+    """
+
+    def __init__(
+        self, node: NodeProto, spell: Spelling, facts: Facts, length: int, most: int | None
+    ) -> None:
+        self.node, self.spell, self.facts = node, spell, facts
+        self.length, self.most = length, most
+        self.steps = most or length
         self.size = int(attribute(node, "hidden_size", 0))
         names = attribute(node, "activations", ACTIVATIONS[node.op_type])
         self.activations = [name.decode() if isinstance(name, bytes) else name for name in names]
 
     def write(self) -> None:
         """Spell the layer's outputs."""
+        self.source, self.masks = self._padded()
         direction = attribute(self.node, "direction", "forward")
         ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
         sequences, states = [], []
@@ -97,23 +109,63 @@ class _Unrolled:
                 self.spell("Concat", parts, output=name, axis=axis)
 
     def _stacked(self, outputs: list[str]) -> str:
-        """[steps, 1, batch, size] of all steps' outputs."""
+        """[length, 1, batch, size] of all steps' outputs."""
         axes = self.spell.constant([0, 1])
         parts = [self.spell("Unsqueeze", [output, axes]) for output in outputs]
-        return parts[0] if len(parts) == 1 else self.spell("Concat", parts, axis=0)
+        whole = parts[0] if len(parts) == 1 else self.spell("Concat", parts, axis=0)
+        if self.most is None:
+            return whole
+        limits = [self.spell.constant([each]) for each in (0, self.length, 0)]
+        return self.spell("Slice", [whole, *limits])
+
+    def _padded(self) -> tuple[str, list[str]]:
+        """The layer's input with as many steps as are spelled, and [batch, 1] of 1 for each that it
+        has, 0 for each beyond; no masks where there is none beyond.
+        """
+        import numpy as np
+
+        source, spell = self.node.input[0], self.spell
+        if self.most is None:
+            return source, []
+        shape = self.facts.shape(source)
+        assert shape is not None
+        ones = spell.array(np.ones((self.length, shape[1] or 1, 1), np.float32))
+        marked = spell("Concat", [source, ones], axis=2)
+        amounts = spell.constant([0, 0, 0, self.most - self.length, 0, 0])
+        whole = spell("Pad", [marked, amounts, spell.constant(0.0)], mode="constant")
+        width = int(shape[2] or 0)
+        source, mask = (
+            spell("Slice", [whole, *map(spell.constant, ([start], [end], [2]))])
+            for start, end in ((0, width), (width, width + 1))
+        )
+        return source, self._split(mask)
+
+    def _held(self, before: str, after: str, mask: str) -> str:
+        """The state after a step where the mask is 1, that before it where it is 0."""
+        if not before:
+            return self.spell("Mul", [mask, after])
+        change = self.spell("Sub", [after, before])
+        return self.spell("Add", [before, self.spell("Mul", [mask, change])])
 
     def _way(self, way: int, backwards: bool) -> tuple[list[str], list[str]]:
         """The outputs of all steps in one direction, and the last state."""
         weights, kept, bias = self._weights(way)
-        inputs = self.spell("MatMul", [self.node.input[0], self.spell.array(weights.T)])
+        inputs = self.spell("MatMul", [self.source, self.spell.array(weights.T)])
         inputs = self.spell("Add", [inputs, self.spell.array(self._input_bias(bias))])
         parts = self._split(inputs)
         state = [self._state(place, way) for place in STATES[self.node.op_type]]
         turned = self.spell.array(kept.T)
         rest = self.spell.array(bias[1])
         outputs: list[str] = []
-        for part in reversed(parts) if backwards else parts:
-            state = getattr(self, f"_{self.node.op_type.lower()}")(part, state, turned, rest)
+        steps = range(self.steps)
+        for step in reversed(steps) if backwards else steps:
+            before = state
+            cell = getattr(self, f"_{self.node.op_type.lower()}")
+            state = cell(parts[step], before, turned, rest)
+            if self.masks:
+                mask = self.masks[step]
+                pairs = zip(before, state, strict=True)
+                state = [self._held(old, new, mask) for old, new in pairs]
             outputs.append(state[0])
         return outputs[::-1] if backwards else outputs, state
 

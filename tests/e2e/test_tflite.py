@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from crosscast.pipeline.executors.local import LocalExecutor
 from crosscast.pipeline.executors.outcome import Limits, Outcome, Task
+from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.pipeline.stages import reference_to
 from crosscast.targets import tflite_fp16, tflite_fp32, tflite_int8
 
@@ -165,6 +166,52 @@ def encoder() -> Net:
     )
 
 
+def decoder() -> Net:
+    """Attention that looks back, with a mask for both ends and learnt places."""
+
+    def run(net: Any, ids: Any, mask: Any) -> Any:
+        n, t = ids.shape
+        x = net["embed"](ids) + net["places"](torch.arange(t))
+        q, k, v = (part.reshape(n, t, 4, 8).transpose(1, 2) for part in net["qkv"](x).split(32, 2))
+        seen = (mask[:, None, None, :] * mask[:, None, :, None]).bool()
+        seen = seen & torch.ones(t, t).tril().bool()
+        scores = (q @ k.transpose(-1, -2)).masked_fill(~seen, -1e9)
+        return net["out"]((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, 32))
+
+    return Net(
+        run,
+        embed=nn.Embedding(100, 32),
+        places=nn.Embedding(16, 32),
+        qkv=nn.Linear(32, 96),
+        out=nn.Linear(32, 7),
+    )
+
+
+def tagger() -> Net:
+    """Recurrent layers of any batch and length, one of which is given its state."""
+
+    def run(net: Any, ids: Any, mask: Any) -> Any:
+        x, _ = net["lstm"](net["embed"](ids))
+        y, h = net["gru"](x, torch.zeros(1, 1, 8) + mask[:, :1].float()[None])
+        return net["out"](y), h
+
+    return Net(
+        run,
+        embed=nn.Embedding(100, 12),
+        lstm=nn.LSTM(12, 8, batch_first=True, bidirectional=True),
+        gru=nn.GRU(16, 8, batch_first=True),
+        out=nn.Linear(8, 5),
+    )
+
+
+def narrowing() -> Net:
+    """Windows without padding, windows beyond the edge."""
+    pools = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d((3, 2), (3, 2))
+    )
+    return Net(lambda net, x: net["pools"](x).mean(2).transpose(1, 2), pools=pools)
+
+
 class Vit(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -246,6 +293,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
         encoder,
         {"ids": ids("batch", "time"), "mask": ids("batch", "time")},
     ),
+    "decoder": (decoder, {"ids": ids("batch", "time"), "mask": ids("batch", "time")}),
+    "tagger": (tagger, {"ids": ids("batch", "few"), "mask": ids("batch", "few")}),
+    "narrowing": (narrowing, {"image": floats("batch", 3, 48, "width")}),
     "vit": (Vit, SQUARE),
     "spatial softmax": (spatial_softmax, SQUARE),
     "tied": (tied, {"x": floats("batch", 16)}),
@@ -261,9 +311,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 }
 OPSETS = {"spatial softmax": 11}
 SIZES = (
-    {"batch": 1, "time": 16, "height": 32, "width": 48},
-    {"batch": 3, "time": 9, "height": 48, "width": 16},
+    {"batch": 1, "time": 16, "few": 5, "height": 32, "width": 48},
+    {"batch": 3, "time": 9, "few": 4, "height": 48, "width": 17},
 )
+BOUNDS = {
+    "decoder": {"batch": (1, 4), "time": (1, 16)},
+    "tagger": {"batch": (1, 4), "few": (1, 5)},
+}
+"""Declared ones, for what takes several conversions."""
 
 
 # Tools
@@ -310,6 +365,10 @@ def export(name: str, tree: Path) -> None:
         )
     onnx.save(onnxslim.slim(onnx.load(tree / "raw.onnx")), tree / "model.onnx")
     (tree / "raw.onnx").unlink()
+    if name in BOUNDS:
+        ports = tuple(Tensor(name=k, shape=dims, dtype=d) for k, (d, dims) in inputs.items())
+        declared = Signature(inputs=ports, dims=BOUNDS[name]).to_json()
+        (tree / "signature.json").write_text(json.dumps(declared))
 
 
 def decibels(wanted: Any, found: Any) -> float:

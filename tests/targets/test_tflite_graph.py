@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.families import tflite_graph as graphs
+from crosscast.targets.families.tflite_recurrence import recurrent_lengths
 
 RNG = np.random.default_rng(0)
 
@@ -234,6 +235,29 @@ def test_a_batch_is_the_one_dynamic_dimension_and_comes_first(
 def test_the_second_dimension_of_a_recurrent_layer_is_a_batch(tmp_path: Path) -> None:
     path = saved(tmp_path, recurrent("LSTM", 5, "n", 4))
     assert graphs.batch_of(path) == "n"
-    prepared = graphs.prepare(path, batch=2)
+    prepared = graphs.prepare(path, shapes={"x": (5, 2, 4)})
     assert prepared.inputs[0].shape == (5, None, 4)
     assert "LSTM" not in operators(prepared.model)
+
+
+def test_recurrent_layers_have_the_lengths_of_the_greatest_inputs(tmp_path: Path) -> None:
+    path = saved(tmp_path, recurrent("GRU", "t", "n", 4))
+    found = recurrent_lengths(path, {"x": (5, 2, 4)}, {"x": (9, 3, 4)})
+    assert found == {"/r": 9}
+    with pytest.raises(StageError, match="too many steps"):
+        recurrent_lengths(path, {"x": (5, 2, 4)}, {"x": (500, 3, 4)})
+    path = saved(tmp_path, recurrent("GRU", 5, "n", 4))
+    assert recurrent_lengths(path, {"x": (5, 2, 4)}, {"x": (5, 3, 4)}) == {}
+    path = saved(tmp_path, recurrent("LSTM", "t", 1, 4))
+    assert recurrent_lengths(path, {"x": (5, 1, 4)}, {"x": (500, 1, 4)}) == {}
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_layers_of_several_lengths_have_as_many_steps(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path, recurrent(kind, "t", "n", 4))
+    found = [
+        operators(graphs.prepare(path, shapes={"x": shape}, lengths={"/r": 9}).model)
+        for shape in ((5, 2, 4), (9, 3, 4))
+    ]
+    assert found[0] == found[1]
+    assert kind not in found[0]

@@ -119,10 +119,10 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def rewritten(made: Any, *, any_batch: bool = False) -> Any:
+def rewritten(made: Any, *, any_batch: bool = False, **asked: Any) -> Any:
     copy = onnx.ModelProto()
     copy.CopyFrom(made)
-    rewrites.apply(copy, any_batch=any_batch)
+    rewrites.apply(copy, any_batch=any_batch, **asked)
     onnx.checker.check_model(copy, full_check=True)
     return copy
 
@@ -132,6 +132,28 @@ def same(one: Any, other: Any, inputs: dict[str, Any]) -> None:
     for mine, its in zip(wanted, found, strict=True):
         assert mine.dtype == its.dtype
         np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_quotient_that_is_not_taken_is_finite(swapped: bool) -> None:
+    """A sum of products, by which onnx2tf selects, would make NaN of it."""
+    branches = ["q", "zero"] if swapped else ["zero", "q"]
+    nodes = [
+        helper.make_node("Equal", ["d", "zero"], ["none"]),
+        helper.make_node("Not", ["none"], ["some"]),
+        helper.make_node("Div", ["x", "d"], ["q"]),
+        helper.make_node("Where", ["some" if swapped else "none", *branches], ["y"]),
+    ]
+    inputs = {"x": floats(3, 4), "d": np.array([[2], [0], [-1]], np.float32)}
+    made = model(nodes[-1], inputs, {"zero": np.zeros(1, np.float32)})
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    made = onnx.shape_inference.infer_shapes(made)
+    changed = rewritten(made)
+    same(made, changed, inputs)
+    quotient = next(node for node in changed.graph.node[::-1] if node.op_type == "Div")
+    changed.graph.output[0].name = quotient.output[0]
+    assert np.isfinite(ReferenceEvaluator(changed).run(None, inputs)[0]).all()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -168,14 +190,16 @@ def test_bounds_that_onnx2tf_keeps_stay(bounds: tuple[float, ...]) -> None:
     assert [node.op_type for node in rewritten(made).graph.node] == ["Clip"]
 
 
-def recurrent(kind: str, *, direction: str, state: bool, **attributes: Any) -> tuple[Any, Any]:
+def recurrent(
+    kind: str, *, direction: str, state: bool, length: int = 5, **attributes: Any
+) -> tuple[Any, Any]:
     ways, gates = (2 if direction == "bidirectional" else 1), RECURRENT[kind]
     weights = {
         "w": floats(ways, gates * 3, 4),
         "r": floats(ways, gates * 3, 3),
         "b": floats(ways, gates * 6),
     }
-    inputs = {"x": floats(5, 2, 4)}
+    inputs = {"x": floats(length, 2, 4)}
     states = ["h", "c"][: 2 if kind == "LSTM" else 1] if state else []
     inputs |= {name: floats(ways, 2, 3) for name in states}
     outputs = ["y", "y_h", *(["y_c"] if kind == "LSTM" else [])]
@@ -183,6 +207,7 @@ def recurrent(kind: str, *, direction: str, state: bool, **attributes: Any) -> t
         kind,
         ["x", *weights, "", *states],
         outputs,
+        name="/layer",
         hidden_size=3,
         direction=direction,
         **attributes,
@@ -202,6 +227,28 @@ def test_an_unrolled_layer_keeps_the_meaning(kind: str, direction: str, state: b
         same(made, changed, inputs)
 
 
+@pytest.mark.parametrize("kind", RECURRENT)
+@pytest.mark.parametrize("state", [False, True])
+def test_steps_beyond_the_length_leave_the_state(kind: str, state: bool) -> None:
+    made, inputs = recurrent(kind, direction="forward", state=state)
+    name = made.graph.node[0].name
+    most = inputs["x"].shape[0] + 2
+    changed = rewritten(made, any_batch=True, lengths={name: most})
+    same(made, changed, inputs)
+    longer, _ = recurrent(kind, direction="forward", state=state, length=most)
+    kinds = [
+        [node.op_type for node in rewritten(each, any_batch=True, lengths={name: most}).graph.node]
+        for each in (made, longer)
+    ]
+    assert kinds[0] == kinds[1]
+
+
+def test_a_layer_of_too_great_a_length_stays() -> None:
+    made, _ = recurrent("GRU", direction="forward", state=False)
+    asked = {made.graph.node[0].name: 2000}
+    assert [node.op_type for node in rewritten(made, lengths=asked).graph.node] == ["GRU"]
+
+
 def test_a_layer_that_litert_has_stays() -> None:
     made, _ = recurrent("LSTM", direction="forward", state=False)
     assert [node.op_type for node in rewritten(made).graph.node] == ["LSTM"]
@@ -215,3 +262,44 @@ def test_a_gru_that_resets_before_its_product() -> None:
 def test_rare_layers_stay() -> None:
     made, _ = recurrent("LSTM", direction="forward", state=True, clip=1.0)
     assert [node.op_type for node in rewritten(made).graph.node] == ["LSTM"]
+
+
+POOLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("AveragePool", {"kernel_shape": [3, 2], "strides": [3, 2]}),
+    "counted": (
+        "AveragePool",
+        {
+            "kernel_shape": [3, 3],
+            "strides": [2, 2],
+            "pads": [1, 1, 1, 1],
+            "count_include_pad": 1,
+        },
+    ),
+    "max": ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 1, 1]}),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_padding_of_dynamic_sizes_is_apart(name: str) -> None:
+    kind, attributes = POOLS[name]
+    inputs = {"x": floats(1, 2, 9, 8)}
+    made = model(helper.make_node(kind, ["x"], ["y"], **attributes), inputs, {})
+    (kept,) = rewritten(made).graph.node
+    assert kept == made.graph.node[0]
+    changed = rewritten(made, any_size=True)
+    pool = changed.graph.node[-1]
+    assert [item.s for item in pool.attribute if item.name == "auto_pad"] == [b"VALID"]
+    same(made, changed, inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("MaxPool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+        ("AveragePool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ("MaxPool", {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ],
+)
+def test_padding_that_suits_every_size_stays(kind: str, attributes: dict[str, Any]) -> None:
+    made = model(helper.make_node(kind, ["x"], ["y"], **attributes), {"x": floats(1, 2, 9, 8)}, {})
+    assert rewritten(made, any_size=True).graph.node[0] == made.graph.node[0]
