@@ -17,7 +17,7 @@ from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
-from crosscast.targets.base import toolchains
+from crosscast.targets.base import toolchains, tried
 
 if TYPE_CHECKING:
     from crosscast.targets.base import Kind, Target
@@ -110,7 +110,7 @@ class _Builder:
             "convert",
             toolchain=toolchains(target)[kind],
             options={"function": reference_to(target.convert), "options": options},
-            inputs={"model": Output(base)},
+            inputs={"model": Output(base), **self._trial(name, target)},
             functions=(reference_to(target.convert),),
         )
         return export, self._quantized(name, target, settings, converted)
@@ -127,7 +127,7 @@ class _Builder:
         if target.quantizer is None:
             return model
         inputs: dict[str, Input] = {"model": Output(model)}
-        if target.calibrated:
+        if target.calibrated or (target.calibrated is None and self._has_real()):
             inputs["samples"] = Output(self._samples("calibration", layout=self._layout(name)))
         function = reference_to(target.quantize)
         return self._add(
@@ -141,6 +141,15 @@ class _Builder:
             inputs=inputs,
             functions=(function,),
         )
+
+    def _has_real(self) -> bool:
+        return self.config.samples.calibration not in (None, SYNTHETIC)
+
+    def _trial(self, name: str, target: Target) -> dict[str, Input]:
+        """The real calibration samples, where there are any and the conversion tries its work."""
+        if not self._has_real() or not tried(target):
+            return {}
+        return {"samples": Output(self._samples("calibration", layout=self._layout(name)))}
 
     def _kind(self, name: str, target: Target) -> Kind:
         """What the target's conversion starts from: what `via` says, else the best there is."""

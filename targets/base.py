@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -41,6 +42,13 @@ class Session(Protocol):
         ...
 
 
+def computed_instead(session: Session) -> str:
+    """What computes the outputs, where that is not the runtime that the artifact ships to: the
+    session's `instead`. Empty for those that have none.
+    """
+    return str(getattr(session, "instead", ""))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """The audit of what was delivered.
@@ -69,7 +77,7 @@ class Quantize(Protocol):
         """Write the quantized file under `out` from a tree that `convert` wrote.
 
         samples: tree of calibration samples, in the model's layout; None where the target asks
-        for none.
+        for none, or for those that there are and there are none.
         """
         ...
 
@@ -82,7 +90,8 @@ class Target(Protocol):
     accepts: kinds that `convert` can start from, best first.
     toolchain, quantizer, runtime: where `convert`, `quantize`, and `open` and `precision` run.
         A mapping where `convert` runs elsewhere for each kind, so that none needs the others'.
-    calibrated: whether `quantize` reads calibration samples.
+    calibrated: whether `quantize` reads calibration samples; None where it does without, but tries
+        its work on them where the config has real ones.
     no_runtime: why `open` gives None on this host; empty where it does not.
     """
 
@@ -90,10 +99,14 @@ class Target(Protocol):
     format: Kind
     accepts: tuple[Kind, ...]
     runtime: Toolchain
-    calibrated: bool
     no_runtime: str
 
     # Properties, since a module may narrow what it is never told to set.
+    @property
+    def calibrated(self) -> bool | None:
+        """See above."""
+        ...
+
     @property
     def Options(self) -> type[BaseModel]:
         """The target's own YAML keys."""
@@ -143,6 +156,13 @@ class Target(Protocol):
     def usage(self, *, manifest: Mapping[str, Any]) -> str:
         """The Markdown of USAGE.md: snippets that match the manifest's names and shapes."""
         ...
+
+
+def tried(target: Target) -> bool:
+    """Whether the target's `convert` also takes `samples`: a tree of the calibration samples, in
+    the model's layout, or None where the config has no real ones.
+    """
+    return "samples" in signature(target.convert).parameters
 
 
 def toolchains(target: Target) -> dict[Kind, Toolchain]:

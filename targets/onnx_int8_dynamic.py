@@ -17,7 +17,7 @@ accepts: tuple[Kind, ...] = ("onnx",)
 toolchain = runtime = family.ONNX
 quantizer: Toolchain | None = family.ONNX
 quantize = onnx_dynamic.quantize
-calibrated = False
+calibrated: bool | None = None
 no_runtime = ""
 convert = family.convert
 open = onnx_runtime.open

@@ -11,6 +11,7 @@ from crosscast.pipeline.errors import ConfigError, StageError
 from crosscast.pipeline.init.facts import Facts
 from crosscast.pipeline.init.settle import bound
 from crosscast.targets.base import Kind, Target
+from crosscast.targets.families.onnx_stored import INTEGER
 
 FLOAT = ("onnx", "tflite-fp32")
 STATIC = ("onnx-int8", "tflite-int8")
@@ -43,7 +44,9 @@ def chosen(
             hint = did_you_mean(name, targets) or f"; there are {', '.join(targets)}"
             raise ConfigError(f"no target '{name}'{hint}", fix="see `crosscast targets`")
     int8, why = int8_targets(facts)
-    usual = (FLOAT[0], int8[0], FLOAT[1], int8[1])
+    # A file that is int8 already is the same as ONNX of either kind.
+    second = (int8[0],) if facts.held not in ("int8", "int4") else ()
+    usual = (FLOAT[0], *second, FLOAT[1], int8[1])
     wanted = list(asked) or [name for name in usual if name in targets]
     reasons = {name: refusal(facts, targets[name], kinds) for name in wanted}
     left_out = {name: reason for name, reason in reasons.items() if reason}
@@ -85,7 +88,10 @@ def refusal(facts: Facts, target: Target, kinds: Sequence[Kind]) -> str:
     if target.format in facts.limits:
         return facts.limits[target.format]
     if _lost(facts, target):
-        return f"the file holds {facts.held} weights: what they were in float32 is lost"
+        return (
+            f"the file holds {facts.held} weights: what they were in float32 is lost, and a file "
+            f"in {target.precision_asked} would not compute what it does"
+        )
     quantized = target.precision_asked in ("int8", "int4")
     return facts.limits.get("int8", "") if quantized else ""
 
@@ -93,12 +99,19 @@ def refusal(facts: Facts, target: Target, kinds: Sequence[Kind]) -> str:
 def _lost(facts: Facts, target: Target) -> bool:
     """Whether the target wants a precision that the file's weights are no longer in.
 
-    As an ONNX file they are shipped as they are; a TFLite file is, where its precision is asked.
+    As an ONNX file they are shipped as they are, or in int8 for int8; a TFLite file is, where its
+    precision is asked.
     """
     if target.format == "tflite" and "tflite" in facts.source:
         return facts.held not in ("fp32", target.precision_asked)
     as_it_is = target.format in ("onnx", "ort") and target.precision_asked in (None, "fp32")
-    return facts.held in ("int8", "int4") and not as_it_is
+    if facts.held not in ("int8", "int4") or as_it_is:
+        return False
+    if target.format == "onnx" and target.precision_asked == facts.held == "int8":
+        return False
+    # Weights are given back where the arithmetic is float; LiteRT rounds what they multiply.
+    given_back = target.format == "onnx" and "onnx" in facts.source
+    return not given_back or not INTEGER.isdisjoint(facts.operators)
 
 
 def fitted(facts: Facts, choice: Choice, targets: Mapping[str, Target]) -> Facts:

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.stages import StageResult, function
+from crosscast.targets.families.onnx import SAID, read_notes
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
-    """Call `options["function"]` on the tree `model` with `options["options"]`."""
-    function(options["function"])(model=inputs["model"], options=options["options"], out=out)
-    return StageResult()
+    """Call `options["function"]` on the tree `model` with `options["options"]`, and with `samples`
+    where they are given. What it has to say of its result is in the tree's notes.
+    """
+    given = {"samples": inputs["samples"]} if "samples" in inputs else {}
+    function(options["function"])(
+        model=inputs["model"], options=options["options"], out=out, **given
+    )
+    said = read_notes(out).get(SAID)
+    return StageResult(notes={"reason": said} if said else {})

@@ -16,8 +16,10 @@ from crosscast.pipeline.parity.tensors import open_tensors
 from crosscast.pipeline.parity.vectors import read_signature, write_tensors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
+from crosscast.targets.families.onnx import SAID
 
 NOTES = "notes.json"
+KEPT = "kept_in_float"
 NOT_SHIPPED = (NOTES, "signature.json")
 """What travels with a model from tree to tree; the manifest says it all."""
 
@@ -51,17 +53,24 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
             "cases": _json(inputs["reference"] / "cases.json"),
             "dtypes": _dtypes(signature),
         },
-        "precision": verdict.pop("precision", None),
+        "precision": _precision(inputs["model"], verdict.pop("precision", None)),
         "verdict": verdict,
         "allow_unverified": options["allow_unverified"],
         "source": {"kind": options["source"], "files": _source_digests(inputs)},
-        "export": _json(inputs["export"] / NOTES) if (inputs["export"] / NOTES).exists() else {},
+        "export": _notes(inputs["export"]),
+        "said": _notes(inputs["model"]).get(SAID, ""),
         "tools": options["tools"],
     }
     write_json(out / MANIFEST, manifest)
     usage = function(options["usage"])(manifest=manifest)
     (out / "USAGE.md").write_text(usage, encoding="utf-8")
     return StageResult()
+
+
+def _precision(model: Path, held: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The audit, and what the quantizer kept in float where int8 would have cost too much."""
+    kept = _json(model / NOTES).get(KEPT) if (model / NOTES).exists() else None
+    return held | {KEPT: kept} if held and kept else held
 
 
 def _shipped(
@@ -97,6 +106,10 @@ def _copy(source: Path, target: Path) -> None:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _notes(tree: Path) -> dict[str, Any]:
+    return dict(_json(tree / NOTES)) if (tree / NOTES).exists() else {}
 
 
 def _listing(root: Path) -> list[dict[str, Any]]:

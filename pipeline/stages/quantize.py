@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.stages import StageResult, function
+
+NOTES = "notes.json"
+KEPT = "kept_in_float"
+"""The key of the notes by which a quantizer says what it kept in float, and why it had to."""
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -17,4 +22,13 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         samples=inputs.get("samples"),
         out=out,
     )
-    return StageResult()
+    notes = out / NOTES
+    told = json.loads(notes.read_text(encoding="utf-8")).get(KEPT) if notes.is_file() else None
+    return StageResult(notes={"reason": _said(told)} if told else {})
+
+
+def _said(kept: Mapping[str, Any]) -> str:
+    """What stays in float, in a line."""
+    counts = [f"{len(kept[key])} {key}" for key in ("activations", "weights") if kept.get(key)]
+    stays = f", and {' and '.join(counts)} stay in float" if counts else ""
+    return f"int8 costs this model's answers much: its biases are corrected{stays}"

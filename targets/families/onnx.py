@@ -46,6 +46,9 @@ PRECISION = "precision"
 OPSET_ASKED = "opset_asked"
 """The key of notes.json that holds the opset which the config names."""
 
+SAID = "said"
+"""The key of notes.json that holds what a conversion has to say of its result, for people."""
+
 LOCAL_METADATA = ("pkg.torch.onnx.stack_trace",)
 """Node metadata that holds paths of the machine that exported."""
 
@@ -135,18 +138,7 @@ def with_types(model: ModelProto) -> ModelProto:
     return typed
 
 
-def refuse_quantized(tree: Path, *, target: str) -> None:
-    """Raise StageError where the source of a tree was int8 or int4 itself."""
-    held = read_notes(tree).get(PRECISION)
-    if held in ("int8", "int4"):
-        raise StageError(
-            f"{target}: the source is {held} already: its float weights are lost",
-            fix="use the target onnx, which ships it as it is",
-        )
-    _refuse_attributes(tree, target)
-
-
-def _refuse_attributes(tree: Path, target: str) -> None:
+def refuse_attributes(tree: Path, target: str) -> None:
     """Raise StageError where most of the model is in operators' attributes, which stay float32."""
     import onnx
 

@@ -115,7 +115,7 @@ def refuse_unless(found: Precision, asked: Delivered, *, target: str) -> None:
 
 
 def _weights(held: Held) -> Iterator[tuple[str, int]]:
-    stored, cast, packed, scales = set[str](), set[str](), dict[str, str](), set[str]()
+    stored, cast, packed, scales = set[str](), set[str](), dict[str, str](), _factors(held)
     for node in reversed(held.nodes):
         if node.operator in STORED:
             data, plain = STORED[node.operator]
@@ -136,6 +136,20 @@ def _weights(held: Held) -> Iterator[tuple[str, int]]:
             yield packed.get(name, dtype), size
         elif (name in cast and dtype in BYTES) or (name not in scales and dtype in FLOATS):
             yield dtype, size
+
+
+def _factors(held: Held) -> set[str]:
+    """What stored numbers are multiplied with once they are cast: their scales."""
+    numbers = {name for name, (dtype, _) in held.constants.items() if dtype in BYTES}
+    wide, factors = set[str](), set[str]()
+    for node in held.nodes:
+        if node.operator in MOVING and numbers & set(node.inputs[:1]):
+            numbers.update(node.outputs)
+        elif node.operator == "Cast" and numbers & set(node.inputs):
+            wide.update(node.outputs)
+        elif node.operator == "Mul" and wide & set(node.inputs):
+            factors.update(set(node.inputs) - wide)
+    return factors
 
 
 def _by_graph(held: Held) -> Delivered:

@@ -91,7 +91,7 @@ def _extremes(model: ModelProto, tensors: Sequence[str], samples: Samples) -> di
 
     table = np.tile([0.0, 0.0, 0.0], (len(tensors), 1))
     filled = np.zeros(len(tensors))
-    for values in _run(_reduced(model, tensors), samples):
+    for values in run(_reduced(model, tensors), samples):
         low, high, squares, sizes = np.array(values, np.float64).reshape(-1, 4).T
         table[:, 0] = np.minimum(table[:, 0], low)
         table[:, 1] = np.maximum(table[:, 1], high)
@@ -146,7 +146,7 @@ def _histograms(
     for name in found:
         watched.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
     counts = {name: np.zeros(BINS, np.int64) for name in found}
-    for values in _run(watched, samples):
+    for values in run(watched, samples):
         for (name, one), value in zip(found.items(), values, strict=True):
             # Clipped activations give many zeros and ends, which are exact and would outweigh.
             some = value[(value != 0) & (value > one.low) & (value < one.high)]
@@ -159,7 +159,7 @@ def _widened(low: float, high: float) -> Range:
     return (low, high) if high > low else (low, low + max(abs(low), 1.0))
 
 
-def _run(model: ModelProto, samples: Samples) -> Iterator[list[NDArray[Any]]]:
+def run(model: ModelProto, samples: Samples) -> Iterator[list[NDArray[Any]]]:
     """The model's outputs for each sample."""
     import onnxruntime
 
@@ -177,10 +177,15 @@ def _run(model: ModelProto, samples: Samples) -> Iterator[list[NDArray[Any]]]:
             try:
                 yield session.run(None, sample)
             except Exception as error:
-                raise StageError(
-                    f"onnx-int8: the model refuses a calibration sample: {error}",
-                    fix="make the samples' shapes and dtypes those of the model's inputs",
-                ) from error
+                raise refused(error) from error
+
+
+def refused(error: Exception) -> StageError:
+    """What is said of a sample that the model cannot take."""
+    return StageError(
+        f"onnx-int8: the model refuses a calibration sample: {error}",
+        fix="make the samples' shapes and dtypes those of the model's inputs",
+    )
 
 
 def _by_percentile(counts: NDArray[Any], low: float, high: float) -> Range:

@@ -4,13 +4,14 @@ Matrix products and LSTMs compute in int8. Whatever else has weights (convolutio
 embeddings) stores them in int8 and computes in float: ONNX Runtime's integer convolution takes
 no scales per channel, and is slower than its float one. So do products that narrow (as a
 transformer's second feed-forward layer): what they read has few values so large that all others
-share a few levels, and there is no sample to tell by. MiniLM's worst sample gains 2.5 dB by it.
+share a few levels, and there may be no sample to tell by. MiniLM's worst sample gains 2.5 dB by it.
+Where there are samples, they are what the result is tried on: what costs too much stays in float.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,22 @@ from crosscast.targets.families.onnx import (
     load,
     opset,
     read_notes,
-    refuse_quantized,
     save,
 )
 from crosscast.targets.families.onnx_audit import refuse_unless
-from crosscast.targets.families.onnx_int8 import excluded_nodes, quiet
+from crosscast.targets.families.onnx_bias import Rounding
+from crosscast.targets.families.onnx_calibrate import Samples, measured, sample_reader
+from crosscast.targets.families.onnx_int8 import excluded_nodes
+from crosscast.targets.families.onnx_pairs import quiet
+from crosscast.targets.families.onnx_sensitivity import (
+    Kept,
+    Search,
+    Trial,
+    Watched,
+    gated_activations,
+    told,
+)
+from crosscast.targets.families.onnx_stored import refuse_quantized, shipped_as_it_is, with_floats
 from crosscast.targets.families.onnx_upgrade import upgraded
 
 if TYPE_CHECKING:
@@ -60,37 +72,124 @@ class DynamicOptions(Options):
     )
 
 
-def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path) -> None:  # noqa: ARG001
+def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path) -> None:
     """Write the quantized model, checked; its inputs and outputs keep their dtypes.
 
+    samples: what it is tried on, where there are any: what costs too much stays in float.
     Raises StageError where the model holds no weights that int8 could keep.
     """
     chosen = DynamicOptions.model_validate(options)
+    if shipped_as_it_is(model, out):
+        return
     refuse_quantized(model, target="onnx-int8-dynamic")
-    source = load(model)
-    if opset(source) < LEAST_OPSET and OPSET_ASKED not in read_notes(model):
+    asked = OPSET_ASKED in read_notes(model)
+    signature = interface(load(model))
+    excluded: set[str] = set()
+
+    def source() -> ModelProto:
+        made, names = _prepared(model, chosen, asked=asked)
+        excluded.update(names)
+        return made
+
+    work = _Dynamic(source, excluded, chosen)
+    result, kept = work.quantized(Kept(), True), Kept()
+    if samples is not None:
+        names = {tensor.name for tensor in signature[0]}
+        result, kept = work.searched(sample_reader(samples=samples, names=names))
+    if interface(result) != signature:
+        raise StageError("onnx-int8-dynamic: quantization changed the model's inputs or outputs")
+    save(result, out)
+    check(out, "the quantized model")
+    refuse_unless(onnx_runtime.precision(artifact=out), "int8", target="onnx-int8-dynamic")
+    carry(model, out, **told(kept))
+
+
+def _prepared(
+    model: Path, chosen: DynamicOptions, *, asked: bool
+) -> tuple[ModelProto, Collection[str]]:
+    """The float model with its products in a form that can be quantized, and what is excluded."""
+    source = with_floats(load(model))
+    if opset(source) < LEAST_OPSET and not asked:
         source = upgraded(source, LEAST_OPSET)
     if opset(source) < LEAST_OPSET:
         raise StageError(
             f"onnx-int8-dynamic: needs opset {LEAST_OPSET} or later; the model has {opset(source)}",
             fix=f"set 'opset: {LEAST_OPSET}' or a later one",
         )
-    signature = interface(source)
     onnx_weights.prepare(source)
-    excluded = set(excluded_nodes(source, chosen.exclude, target="onnx-int8-dynamic"))
+    excluded = excluded_nodes(source, chosen.exclude, target="onnx-int8-dynamic")
+    onnx_weights.split_gemms(source, lambda node: node.name not in excluded)
+    return source, excluded
 
-    def wanted(node: NodeProto) -> bool:
-        return node.name not in excluded
 
-    onnx_weights.split_gemms(source, wanted)
-    result = _computed(source, excluded | set(_narrowing(source)), chosen)
-    onnx_weights.to_int8(result, wanted=wanted, per_channel=chosen.per_channel)
-    if interface(result) != signature:
-        raise StageError("onnx-int8-dynamic: quantization changed the model's inputs or outputs")
-    save(result, out)
-    check(out, "the quantized model")
-    refuse_unless(onnx_runtime.precision(artifact=out), "int8", target="onnx-int8-dynamic")
-    carry(model, out)
+class _Dynamic:
+    """A model on its way to int8, its weights rounded.
+
+    make: gives the float model. excluded: names of nodes that stay in float.
+    """
+
+    def __init__(
+        self, make: Callable[[], ModelProto], excluded: set[str], chosen: DynamicOptions
+    ) -> None:
+        self._make, self._excluded, self._chosen = make, excluded, chosen
+        self._source = make()
+        self._narrowing = set(_narrowing(self._source))
+        if chosen.per_channel and not chosen.reduce_range:
+            onnx_weights.round_weights(self._source, self._wanted)
+        self._rounding: Rounding | None = None
+
+    def searched(self, samples: Samples) -> tuple[ModelProto, Kept]:
+        """The model, and what it keeps in float so as to keep its answers."""
+        per_channel, read = self._chosen.per_channel, self._read()
+        rounding = Rounding(
+            self._make, self._source, samples, wanted=self._wanted, per_channel=per_channel
+        )
+        self._rounding = rounding
+
+        def gates(groups: Sequence[Collection[str]]) -> tuple[ModelProto, list[Watched]]:
+            found = measured(self._source, read, samples=samples, method="minmax")
+            return gated_activations(self._source, groups, found, "uint8")
+
+        return Search(
+            trial=Trial(self._make(), samples),
+            quantized=self.quantized,
+            activations=read,
+            gates=gates,
+            weights=lambda: (self._make(), rounding.rounded),
+        ).found()
+
+    def quantized(self, kept: Kept, every: bool) -> ModelProto:  # noqa: ARG002
+        """The model in int8; it has no ranges that samples could be left out of."""
+        model = onnx_weights.copied(self._source)
+        if kept.corrected and self._rounding is not None:
+            self._rounding.correct(model, kept.weights)
+        in_float = kept.activations | kept.weights
+        spared = {node.name for node in model.graph.node if not in_float.isdisjoint(node.input)}
+        result = _computed(model, self._excluded | self._narrowing | spared, self._chosen)
+        onnx_weights.to_int8(
+            result,
+            wanted=self._wanted,
+            per_channel=self._chosen.per_channel,
+            spared=kept.weights,
+        )
+        return result
+
+    def _wanted(self, node: NodeProto) -> bool:
+        return node.name not in self._excluded
+
+    def _read(self) -> list[str]:
+        """What is rounded as it comes."""
+        weights = onnx_weights.floats(self._source.graph)
+        left_out = self._excluded | self._narrowing
+        found = {
+            node.input[0]: None
+            for node in self._source.graph.node
+            if node.op_type in COMPUTING
+            and node.name not in left_out
+            and node.input[1] in weights
+            and node.input[0] not in weights
+        }
+        return list(found)
 
 
 def _narrowing(model: ModelProto) -> Iterator[str]:
@@ -109,8 +208,6 @@ def _computed(source: ModelProto, excluded: set[str], chosen: DynamicOptions) ->
 
     if not any(node.op_type in COMPUTING for node in source.graph.node):
         return source
-    if chosen.per_channel and not chosen.reduce_range:
-        onnx_weights.round_weights(source, lambda _: True)
     with tempfile.TemporaryDirectory() as scratch, quiet():
         path = Path(scratch) / MODEL
         try:

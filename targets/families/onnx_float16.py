@@ -8,24 +8,28 @@ definition (the scales of a Resize), only those are. Control flow is no special 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.families import onnx_weights
+from crosscast.targets.families import onnx_weights, onnx_widen
 from crosscast.targets.families.onnx import (
+    SAID,
     OnnxOptions,
     carry,
     check,
     graphs,
     interface,
     prepared,
-    refuse_quantized,
     save,
     with_types,
 )
+from crosscast.targets.families.onnx_stored import refuse_quantized, with_floats
+from crosscast.targets.families.onnx_widen import Compute
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
@@ -35,6 +39,11 @@ LARGEST = 65504.0
 
 FLOAT, FLOAT16 = 1, 10
 """ONNX's numbers of the element types."""
+
+FEW, SOME = 256, 1024
+"""Elements of a weight that an operator in float32 keeps as they are, FEW where it has to be
+float32, SOME where fp16 was tried and lost too much: their bytes do not count, but each of them is
+a factor of much (scalars, depthwise filters, squeezed channels)."""
 
 FLOAT32: Mapping[str, str] = {
     "CumSum": "a sum in half precision stands still at 2048 where ones are added",
@@ -63,22 +72,40 @@ class Float16Options(OnnxOptions):
         description="Type of the artifact's float inputs and outputs; default float32, as the "
         "source has them.",
     )
+    compute: Compute | None = Field(
+        default=None,
+        description="What the operators compute in: float16, mixed (products and convolutions in "
+        "float16, all else in float32) or float32 (the weights are float16). Default: the first "
+        "of these whose outputs are near the source's in a trial.",
+    )
 
 
-def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
+def convert(
+    *, model: Path, options: Mapping[str, Any], out: Path, samples: Path | None = None
+) -> None:
     """Write the model in fp16, checked; its inputs and outputs keep their dtypes, or are float16
     where the option io says so.
 
     Weights beyond the range of fp16 are set to its end, as masks of -3e38 want it, and named in
-    the notes; whether the model bears that is for the parity gate to say.
+    the notes; whether the model bears that is for the parity gate to say. What has to compute in
+    float32 for the outputs to be near does (`onnx_widen`), and the notes say so.
+    samples: real ones to try that on, in the model's layout.
     """
     chosen = Float16Options.model_validate(options)
     refuse_quantized(model, target="onnx-fp16")
-    source = prepared(model, chosen.opset, chosen.ir_version)
+    source = with_floats(prepared(model, chosen.opset, chosen.ir_version))
     clamped = _beyond_range(source)
     signature = interface(source)
     try:
-        result = halved(with_types(_inlined(source)), keep_io=chosen.io is None)
+        typed = with_types(_inlined(source))
+        staying, said = onnx_widen.choose(
+            typed,
+            tree=model,
+            samples=samples,
+            wanted=chosen.compute,
+            build=lambda names: _built(typed, keep_io=True, staying=names),
+        )
+        result = _built(typed, keep_io=chosen.io is None, staying=staying)
     except Exception as error:
         if isinstance(error, StageError):
             raise
@@ -87,7 +114,15 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
         raise StageError("onnx-fp16: the converter changed the model's inputs or outputs")
     save(result, out)
     check(out, "the fp16 model")
-    carry(model, out, **({"fp16_clamped": clamped} if clamped else {}))
+    held = {tensor.name for graph in graphs(result.graph) for tensor in graph.initializer}
+    notes = {"fp16_clamped": [name for name in clamped if name in held], SAID: said}
+    carry(model, out, **{key: value for key, value in notes.items() if value})
+
+
+def _built(typed: ModelProto, *, keep_io: bool, staying: AbstractSet[str]) -> ModelProto:
+    copy = type(typed)()
+    copy.CopyFrom(typed)
+    return halved(copy, keep_io=keep_io, staying=staying)
 
 
 def _beyond_range(model: ModelProto) -> list[str]:
@@ -111,22 +146,28 @@ def _inlined(model: ModelProto) -> ModelProto:
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
-def halved(model: ModelProto, *, keep_io: bool) -> ModelProto:
+def halved(
+    model: ModelProto, *, keep_io: bool, staying: AbstractSet[str] = frozenset()
+) -> ModelProto:
     """The model, whose types are inferred, with float16 for float32.
 
     keep_io: whether its inputs and outputs stay as they are.
+    staying: results of operators that compute in float32 as those do that have no float16.
     """
     versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     taken = onnx_weights.names_of(model.graph)
     every = list(graphs(model.graph))
     wide = {name for graph in every for name in _wide(graph)}
+    halving = _Halving(wide=wide, versions=versions, taken=taken, staying=staying)
     for graph in every[::-1]:  # inner graphs first: replacing nodes copies what is in them
-        _halve(graph, wide, versions, taken)
+        halving.halve(graph)
     for graph in graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             _retype(value.type)
     if keep_io:
-        _keep_io(model.graph, wide, taken)
+        halving.keep_io(model.graph)
+    halving.leave_out_detours(model.graph)
+    _name_casts(model)
     del model.graph.value_info[:]
     return model
 
@@ -152,70 +193,155 @@ def _retype(kind: TypeProto) -> None:
         kind.tensor_type.elem_type = FLOAT16
 
 
-def _halve(graph: GraphProto, wide: set[str], versions: Mapping[str, int], taken: set[str]) -> None:
-    """Bring a graph's weights and operators to float16, and put casts where one stays.
+class _Halving:
+    """Brings graphs to float16, and knows what the casts that it made stand for.
 
-    Weights of those that stay are kept in float16, too, but for small ones: a Resize by 4/3 in
-    float16 gives another size.
+    wide: names of the float32 tensors. versions: of the operators, by domain.
+    taken: names of all tensors. staying: see `halved`.
     """
-    weights, read = onnx_weights.floats(graph), onnx_weights.read_in(graph)
-    spared: dict[str, str] = {}
-    nodes: list[NodeProto] = []
-    widened: dict[str, str] = {}
-    resulting: set[str] = set()
-    for node in graph.node:
-        kept, stays = _kept_inputs(node, versions)
+
+    def __init__(
+        self,
+        *,
+        wide: set[str],
+        versions: Mapping[str, int],
+        taken: set[str],
+        staying: AbstractSet[str],
+    ) -> None:
+        self._wide = wide
+        self._versions = versions
+        self._taken = taken
+        self._staying = staying
+        self._origins: dict[str, str] = {}
+        """What was float32 before a cast made this float16 of it; empty where two casts did, in
+        branches that use one name."""
+
+    def halve(self, graph: GraphProto) -> None:
+        """Bring a graph's weights and operators to float16, and put casts where one stays.
+
+        Weights of those that stay are kept in float16, too, but for small ones: a Resize by 4/3
+        in float16 gives another size.
+        """
+        weights, read = onnx_weights.floats(graph), onnx_weights.read_in(graph)
+        spared: dict[str, str] = {}
+        nodes: list[NodeProto] = []
+        widened: dict[str, str] = {}
+        for node in graph.node:
+            kept, stays = self._kept_inputs(node, graph)
+            for entry in () if stays else node.attribute:
+                _halve_attribute(node, entry)
+            least = FEW if self._staying.isdisjoint(node.output) else SOME
+            for index in kept:
+                name = node.input[index]
+                if name in weights and prod(weights[name].dims) <= least:
+                    if name not in spared:
+                        spared[name] = self._beside(name)
+                    node.input[index] = spared[name]
+                elif name in self._wide:
+                    if name not in widened:
+                        widened[name] = self._beside(name)
+                        nodes.append(_cast(name, widened[name], FLOAT))
+                    node.input[index] = widened[name]
+            nodes.append(node)
+            for index, name in enumerate(node.output) if stays else ():
+                if name in self._wide and name in read:
+                    node.output[index] = widened[name] = self._beside(name)
+                    nodes.append(self._halved(widened[name], name))
+        onnx_weights.replace_nodes(graph, nodes)
+        for name, tensor in weights.items():
+            if name in spared:
+                own = graph.initializer.add()
+                own.CopyFrom(tensor)
+                own.name = spared[name]
+            _halve_tensor(tensor)
+        self._leave_out_unread(graph)
+        onnx_weights.drop_unread(graph)
+
+    def keep_io(self, graph: GraphProto) -> None:
+        """Put casts behind the float inputs and before the float outputs, which are float32."""
+        weights = {tensor.name for tensor in graph.initializer}
+        first, last = [], []
+        for value in graph.input:
+            mine = value.name in self._wide and value.name not in weights
+            if mine and _element(value.type) == FLOAT16:
+                inner = onnx_weights.free(f"{value.name}/float16", self._taken)
+                onnx_weights.rename_input(graph, value.name, inner)
+                first.append(self._halved(value.name, inner))
+                value.type.tensor_type.elem_type = FLOAT
+        sources = {node.output[0]: node.input[0] for node in first}
+        for value in graph.output:
+            if value.name not in self._wide:
+                continue
+            if value.name not in sources.values():
+                inner = onnx_weights.free(f"{value.name}/float16", self._taken)
+                onnx_weights.rename_tensor(graph, value.name, inner)
+                if value.name in self._origins:
+                    self._origins[inner] = self._origins.pop(value.name)
+                last.append(_cast(inner, value.name, FLOAT))
+            value.type.tensor_type.elem_type = FLOAT
+        onnx_weights.replace_nodes(graph, [*first, *graph.node, *last])
+
+    def leave_out_detours(self, graph: GraphProto) -> None:
+        """Let what is float32 on both sides of two casts be read, and given, as it was."""
+        fixed = {value.name for value in (*graph.input, *graph.output)}
+        for inner in graphs(graph):
+            given = {value.name for value in inner.output}
+            gone = set()
+            for node in inner.node:
+                origin = self._origins.get(node.input[0], "") if _widens(node) else ""
+                name = node.output[0]
+                if not origin:
+                    continue
+                if name not in given:
+                    onnx_weights.rename_input(inner, name, origin)
+                elif inner is graph and origin not in fixed:
+                    node.output[0] = onnx_weights.free(f"{name}/unread", self._taken)
+                    onnx_weights.rename_tensor(graph, origin, name)
+                    self._rename_origin(origin, name)
+                    fixed.add(name)
+                else:
+                    continue
+                gone.add(node.output[0])
+            kept = [node for node in inner.node if gone.isdisjoint(node.output)]
+            onnx_weights.replace_nodes(inner, kept)
+            self._leave_out_unread(inner)
+
+    def _rename_origin(self, old: str, new: str) -> None:
+        for name, origin in self._origins.items():
+            if origin == old:
+                self._origins[name] = new
+
+    def _leave_out_unread(self, graph: GraphProto) -> None:
+        """Remove the casts to float16 that nothing reads."""
+        unread = self._origins.keys() - onnx_weights.read_in(graph)
+        kept = [node for node in graph.node if unread.isdisjoint(node.output)]
+        onnx_weights.replace_nodes(graph, kept)
+
+    def _halved(self, wide: str, name: str) -> NodeProto:
+        self._origins[name] = "" if name in self._origins else wide
+        return _cast(wide, name, FLOAT16)
+
+    def _beside(self, name: str) -> str:
+        return onnx_weights.free(f"{name}/float32", self._taken)
+
+    def _kept_inputs(self, node: NodeProto, graph: GraphProto) -> tuple[list[int], bool]:
+        """The inputs that stay in float32, and whether the operator stays as a whole."""
+        everything = list(range(len(node.input)))
+        if any(entry.HasField("g") or entry.graphs for entry in node.attribute):
+            return [], False
+        types = _parameters(node, self._versions)
+        if types is None or node.op_type in FLOAT32 or not self._staying.isdisjoint(node.output):
+            return everything, True
         if _crosses(node, graph):
-            kept, stays = [0], True
-        for entry in () if stays else node.attribute:
-            _halve_attribute(node, entry)
-        for index in kept:
-            name = node.input[index]
-            if name in weights and not onnx_weights.worth(weights[name]):
-                spared.setdefault(name, onnx_weights.free(f"{name}/float32", taken))
-                node.input[index] = spared[name]
-            elif name in wide:
-                if name not in widened:
-                    widened[name] = onnx_weights.free(f"{name}/float32", taken)
-                    nodes.append(_cast(name, widened[name], FLOAT))
-                node.input[index] = widened[name]
-        nodes.append(node)
-        for index, name in enumerate(node.output) if stays else ():
-            if name in wide and name in read:
-                node.output[index] = onnx_weights.free(f"{name}/float32", taken)
-                widened[name] = node.output[index]
-                resulting.add(name)
-                nodes.append(_cast(node.output[index], name, FLOAT16))
-    onnx_weights.replace_nodes(graph, nodes)
-    unread = resulting - onnx_weights.read_in(graph)
-    onnx_weights.replace_nodes(
-        graph, [node for node in graph.node if unread.isdisjoint(node.output)]
-    )
-    for name, tensor in weights.items():
-        if name in spared:
-            own = graph.initializer.add()
-            own.CopyFrom(tensor)
-            own.name = spared[name]
-        _halve_tensor(tensor)
-    onnx_weights.drop_unread(graph)
-
-
-def _kept_inputs(node: NodeProto, versions: Mapping[str, int]) -> tuple[list[int], bool]:
-    """The inputs that stay in float32, and whether the operator stays as a whole."""
-    everything = list(range(len(node.input)))
-    if any(entry.HasField("g") or entry.graphs for entry in node.attribute):
-        return [], False
-    types = _parameters(node, versions)
-    if types is None or node.op_type in FLOAT32:
-        return everything, True
-    fixed = [
-        index
-        for index, allowed in enumerate(types)
-        if "tensor(float)" in allowed and "tensor(float16)" not in allowed
-    ]
-    if any(index >= len(node.input) for index in fixed):
-        return everything, True
-    return fixed, False
+            return [0], True
+        fixed = [
+            index
+            for index, allowed in enumerate(types)
+            if "tensor(float)" in allowed and "tensor(float16)" not in allowed
+        ]
+        if any(index >= len(node.input) for index in fixed):
+            return everything, True
+        return fixed, False
 
 
 def _crosses(node: NodeProto, graph: GraphProto) -> bool:
@@ -285,30 +411,21 @@ def _halve_tensor(tensor: TensorProto) -> None:
     )
 
 
-def _keep_io(graph: GraphProto, wide: set[str], taken: set[str]) -> None:
-    """Put casts behind the float inputs and before the float outputs, which then are float32."""
-    weights = {tensor.name for tensor in graph.initializer}
-    first, last = [], []
-    for value in graph.input:
-        if value.name in wide and value.name not in weights and _element(value.type) == FLOAT16:
-            inner = onnx_weights.free(f"{value.name}/float16", taken)
-            onnx_weights.rename_input(graph, value.name, inner)
-            first.append(_cast(value.name, inner, FLOAT16))
-            value.type.tensor_type.elem_type = FLOAT
-    sources = {node.output[0]: node.input[0] for node in first}
-    for value in graph.output:
-        if value.name not in wide:
-            continue
-        if value.name not in sources.values():
-            inner = onnx_weights.free(f"{value.name}/float16", taken)
-            onnx_weights.rename_tensor(graph, value.name, inner)
-            last.append(_cast(inner, value.name, FLOAT))
-        value.type.tensor_type.elem_type = FLOAT
-    onnx_weights.replace_nodes(graph, [*first, *graph.node, *last])
+def _widens(node: NodeProto) -> bool:
+    return node.op_type == "Cast" and bool(onnx_weights.attribute(node, "to", 0) == FLOAT)
 
 
 def _cast(source: str, target: str, kind: int) -> NodeProto:
     import onnx
 
-    # Exporters name an operator after its result, which this one now gives.
-    return onnx.helper.make_node("Cast", [source], [target], f"{target}/cast", to=kind)
+    return onnx.helper.make_node("Cast", [source], [target], to=kind)
+
+
+def _name_casts(model: ModelProto) -> None:
+    """Give casts names of their own: runtimes refuse two operators of one name."""
+    every = [node for graph in graphs(model.graph) for node in graph.node]
+    names = {node.name for node in every}
+    for node in every:
+        if node.op_type == "Cast" and not node.name:
+            # Exporters name an operator after its result, which the cast now gives.
+            node.name = onnx_weights.free(f"{node.output[0]}/cast", names)

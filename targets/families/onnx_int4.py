@@ -21,11 +21,11 @@ from crosscast.targets.families.onnx import (
     graphs,
     interface,
     load,
-    refuse_quantized,
     save,
 )
 from crosscast.targets.families.onnx_audit import refuse_unless
 from crosscast.targets.families.onnx_int8 import excluded_nodes
+from crosscast.targets.families.onnx_stored import refuse_quantized, with_floats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +72,7 @@ def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, o
     """
     chosen = Int4Options.model_validate(options)
     refuse_quantized(model, target="onnx-int4")
-    source = load(model)
+    source = with_floats(load(model))
     signature = interface(source)
     onnx_weights.prepare(source)
     excluded = set(excluded_nodes(source, chosen.exclude, target="onnx-int4"))

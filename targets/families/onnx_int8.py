@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import logging
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.base import Options
+from crosscast.targets.families import onnx_pairs as pairs
 from crosscast.targets.families import onnx_runtime, onnx_weights
 from crosscast.targets.families.onnx import (
     OPSET_ASKED,
@@ -24,13 +24,23 @@ from crosscast.targets.families.onnx import (
     load,
     opset,
     read_notes,
-    refuse_quantized,
     save,
     with_types,
 )
 from crosscast.targets.families.onnx_audit import refuse_unless
+from crosscast.targets.families.onnx_bias import Rounding
 from crosscast.targets.families.onnx_calibrate import Measured, Samples, measured, sample_reader
+from crosscast.targets.families.onnx_pairs import COMPUTING, PRODUCTS
+from crosscast.targets.families.onnx_sensitivity import (
+    Kept,
+    Search,
+    Trial,
+    gated_activations,
+    told,
+)
+from crosscast.targets.families.onnx_stored import refuse_quantized, shipped_as_it_is, with_floats
 from crosscast.targets.families.onnx_upgrade import upgraded
+from crosscast.targets.families.sensitivity import half
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -38,19 +48,16 @@ if TYPE_CHECKING:
 PER_CHANNEL_OPSET = 13
 QDQ_OPSET = 10
 
-PRODUCTS = ("Gemm", "MatMul")
-"""Matrix products: their results stay in float, which costs ONNX Runtime no kernel."""
-
-COMPUTING = (*onnx_weights.KERNELS, *PRODUCTS)
-"""Operators with weights that compute in int8."""
-
 CONNECTING = (
     *("Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"),
     *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Pad", "Resize"),
 )
 """Operators that pass on what is int8 already, or put such values together."""
 
-OPERATORS = (*COMPUTING, *CONNECTING, "Gather", "LSTM", "GRU", "RNN")
+WEIGHTS_ONLY = ("Gather", "LSTM", "GRU", "RNN", "Tile", "Expand")
+"""Operators whose weights are int8, and which compute in float."""
+
+OPERATORS = (*COMPUTING, *CONNECTING, *WEIGHTS_ONLY)
 """What is quantized by default: what computes with weights, and what lies between such operators.
 
 Sums, products, softmax, normalisations and activation functions keep float: they gain nothing
@@ -58,15 +65,6 @@ from int8, and what they lose adds up (worst sample, all operators of ONNX Runti
 against these: MiniLM 3 and 21 dB, ViT 17 and 25 dB, GPT-2 26 and 32 dB, EfficientNet-Lite0 20.7
 and 21.0 dB). So do products of two activations, as in attention.
 """
-
-FRAGILE_DB = 28.0
-"""Signal-to-noise ratio in int8 below which what a matrix product reads stays in float, and only
-its weights become int8: a few values so large that all others share a few levels. The worst
-samples of MiniLM gain 4 dB by it; in networks without such outliers no tensor is below 34 dB."""
-
-
-COPY = "/int8"
-"""Ends the name of a copy that is read in int8."""
 
 
 class StaticOptions(Options):
@@ -120,18 +118,25 @@ def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, o
             "onnx-int8: static quantization needs calibration samples",
             fix="set 'samples.calibration' in the config",
         )
+    if shipped_as_it_is(model, out):
+        return
     refuse_quantized(model, target="onnx-int8")
-    source = _raised(load(model), chosen, asked=OPSET_ASKED in read_notes(model))
-    signature = interface(source)
-    onnx_weights.prepare(source)
+    asked = OPSET_ASKED in read_notes(model)
+
+    def source() -> ModelProto:
+        made = _raised(with_floats(load(model)), chosen, asked=asked)
+        onnx_weights.prepare(made)
+        return made
+
+    signature = interface(load(model))
     names = {tensor.name for tensor in signature[0]}
-    result = _quantized(source, sample_reader(samples=samples, names=names), chosen)
+    result, kept = _quantized(source, sample_reader(samples=samples, names=names), chosen)
     if interface(result) != signature:
         raise StageError("onnx-int8: quantization changed the model's inputs or outputs")
     save(result, out)
     check(out, "the quantized model")
     refuse_unless(onnx_runtime.precision(artifact=out), "int8", target="onnx-int8")
-    carry(model, out)
+    carry(model, out, **told(kept))
 
 
 def _raised(model: ModelProto, chosen: StaticOptions, *, asked: bool) -> ModelProto:
@@ -147,29 +152,76 @@ def _raised(model: ModelProto, chosen: StaticOptions, *, asked: bool) -> ModelPr
     return upgraded(model, needed) if found < needed else model
 
 
-def _quantized(source: ModelProto, samples: Samples, chosen: StaticOptions) -> ModelProto:
-    excluded = set(excluded_nodes(source, chosen.exclude, target="onnx-int8"))
-    operators = _operators(chosen)
+def _quantized(
+    make: Callable[[], ModelProto], samples: Samples, chosen: StaticOptions
+) -> tuple[ModelProto, Kept]:
+    """The quantized model of the one that `make` gives each time, and what it keeps in float."""
+    work = _Static(make, samples, chosen)
+    return Search(
+        trial=work.trial,
+        quantized=work.quantized,
+        activations=pairs.activations(work.typed, work.bearing(Kept())),
+        gates=lambda groups: gated_activations(work.typed, groups, work.found, chosen.activation),
+        weights=lambda: (make(), work.rounding.rounded),
+    ).found()
 
-    def wanted(node: NodeProto) -> bool:
-        return node.op_type in operators and node.name not in excluded
 
-    if chosen.per_channel and not chosen.reduce_range:
-        onnx_weights.round_weights(source, wanted)
-    nodes = {node.name for node in _computing(source) if wanted(node)}
-    typed = with_types(_isolated(source, nodes))
-    activations = _activations(typed, nodes)
-    found = measured(typed, activations, samples=samples, method=chosen.method)
-    nodes = {
-        node.name
-        for node in typed.graph.node
-        if node.name in nodes and _bears(node, found, activations)
-    }
-    result = _with_pairs(typed, nodes, found, chosen) if nodes else typed
-    onnx_weights.to_int8(result, wanted=wanted, per_channel=chosen.per_channel)
-    _without_copies(result)
-    del result.graph.value_info[:]
-    return result
+class _Static:
+    """A model on its way to int8: `typed`, whose weights are rounded, and the ranges `found`."""
+
+    def __init__(
+        self, make: Callable[[], ModelProto], samples: Samples, chosen: StaticOptions
+    ) -> None:
+        self._samples, self._chosen = samples, chosen
+        source = make()
+        self._excluded = set(excluded_nodes(source, chosen.exclude, target="onnx-int8"))
+        self._operators = _operators(chosen)
+        self.trial = Trial(source, samples)
+        if chosen.per_channel and not chosen.reduce_range:
+            onnx_weights.round_weights(source, self._wanted)
+        self._nodes = {node.name for node in _computing(source) if self._wanted(node)}
+        self.typed = with_types(pairs.isolated(source, self._nodes))
+        self._floats = pairs.activations(self.typed, self._nodes)
+        self.found = self._measured(samples)
+        self.rounding = Rounding(
+            make, self.typed, samples, wanted=self._wanted, per_channel=chosen.per_channel
+        )
+
+    def bearing(self, kept: Kept) -> set[str]:
+        """The names of the nodes whose activations are int8 where so much stays in float."""
+        left = {name: one for name, one in self.found.items() if name not in kept.activations}
+        return {
+            node.name
+            for node in self.typed.graph.node
+            if node.name in self._nodes
+            and pairs.bears(node, left, self._floats)
+            and kept.weights.isdisjoint(node.input)
+        }
+
+    def quantized(self, kept: Kept, every: bool) -> ModelProto:
+        """The model in int8, with the ranges of every sample or of half of them."""
+        chosen, nodes = self._chosen, self.bearing(kept)
+        model = onnx_weights.copied(self.typed)
+        if kept.corrected:
+            self.rounding.correct(model, kept.weights)
+        ranges = self.found if every else self._narrower
+        result = pairs.with_pairs(model, nodes, ranges, chosen) if nodes else model
+        onnx_weights.to_int8(
+            result, wanted=self._wanted, per_channel=chosen.per_channel, spared=kept.weights
+        )
+        pairs.without_copies(result)
+        del result.graph.value_info[:]
+        return result
+
+    def _wanted(self, node: NodeProto) -> bool:
+        return node.op_type in self._operators and node.name not in self._excluded
+
+    def _measured(self, samples: Samples) -> dict[str, Measured]:
+        return measured(self.typed, self._floats, samples=samples, method=self._chosen.method)
+
+    @cached_property
+    def _narrower(self) -> dict[str, Measured]:
+        return self.found | self._measured(lambda: half(self._samples()))
 
 
 def _operators(chosen: StaticOptions) -> Collection[str]:
@@ -218,131 +270,10 @@ def _computing(model: ModelProto) -> Iterator[NodeProto]:
     """
     weights = onnx_weights.floats(model.graph)
     for node in model.graph.node:
-        if node.op_type in ("Gather", "LSTM", "GRU", "RNN"):
+        if node.op_type in WEIGHTS_ONLY:
             continue
         if node.op_type in COMPUTING:
             weight = weights.get(node.input[1])
             if weight is None or (node.op_type in PRODUCTS and len(weight.dims) != 2):
                 continue
         yield node
-
-
-def _isolated(model: ModelProto, nodes: Collection[str]) -> ModelProto:
-    """Give the nodes that compute copies of what others read in float as well.
-
-    Otherwise those others, such as residual sums, would read rounded values, too.
-    """
-    import onnx
-
-    taken = onnx_weights.names_of(model.graph)
-    in_float = {value.name for value in model.graph.output}
-    for graph in graphs(model.graph):
-        for node in graph.node:
-            if graph is not model.graph or node.name not in nodes:
-                in_float.update(node.input)
-    copies: dict[str, str] = {}
-    for node in model.graph.node:
-        if node.name in nodes and node.op_type in COMPUTING and node.input[0] in in_float:
-            source = node.input[0]
-            if source not in copies:
-                copies[source] = onnx_weights.free(f"{source}{COPY}", taken)
-            node.input[0] = copies[source]
-    made = {
-        source: onnx.helper.make_node("Identity", [source], [copy], copy)
-        for source, copy in copies.items()
-    }
-    ordered = [made[value.name] for value in model.graph.input if value.name in made]
-    for node in model.graph.node:
-        ordered.append(node)
-        ordered.extend(made[name] for name in node.output if name in made)
-    onnx_weights.replace_nodes(model.graph, ordered)
-    return model
-
-
-def _without_copies(model: ModelProto) -> None:
-    """Let the readers of the copies read their sources again."""
-    kept = []
-    for node in model.graph.node:
-        if node.op_type == "Identity" and COPY in node.output[0]:
-            onnx_weights.rename_input(model.graph, node.output[0], node.input[0])
-        else:
-            kept.append(node)
-    onnx_weights.replace_nodes(model.graph, kept)
-
-
-def _activations(model: ModelProto, nodes: Collection[str]) -> list[str]:
-    """The float tensors that the nodes read and write, weights left out."""
-    import onnx
-
-    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
-    weights = {tensor.name for tensor in model.graph.initializer}
-    found = {
-        name: None
-        for node in model.graph.node
-        if node.name in nodes
-        for name in (*node.input, *node.output)
-        if kinds.get(name) == onnx.TensorProto.FLOAT and name not in weights
-    }
-    return list(found)
-
-
-def _bears(node: NodeProto, found: Mapping[str, Measured], floats: Collection[str]) -> bool:
-    """Whether int8 can hold what a node reads and writes."""
-    if any(name in floats and name not in found for name in (*node.input, *node.output)):
-        return False
-    source = found.get(node.input[0])
-    return node.op_type not in COMPUTING or (source is not None and source.snr_db >= FRAGILE_DB)
-
-
-def _with_pairs(
-    model: ModelProto, nodes: Collection[str], found: Mapping[str, Measured], chosen: StaticOptions
-) -> ModelProto:
-    """The model with pairs of QuantizeLinear and DequantizeLinear around the nodes."""
-    import numpy as np
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-    from onnxruntime.quantization.quant_utils import add_infer_metadata
-
-    types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-    # numpy's own scalars: the quantizer asks for their dtype.
-    ends = {name: (np.float32(one.low), np.float32(one.high)) for name, one in found.items()}
-    metadata = list(model.metadata_props)
-    add_infer_metadata(model)
-    try:
-        with quiet():
-            quantizer = QDQQuantizer(
-                model,
-                chosen.per_channel,
-                chosen.reduce_range,
-                QuantType.QInt8,
-                types[chosen.activation],
-                TensorsData(CalibrationMethod.MinMax, ends),
-                sorted(nodes),
-                [],
-                sorted({node.op_type for node in model.graph.node}),
-                {"OpTypesToExcludeOutputQuantization": list(PRODUCTS)},
-            )
-            result: ModelProto = quantizer.quantize_model()
-            quantizer.model.topological_sort()
-    except Exception as error:
-        raise StageError(
-            f"onnx-int8: the model cannot be quantized: {error}",
-            fix="keep the operator that is named out of it: 'quantize: {exclude: [...]}'",
-        ) from error
-    del result.metadata_props[:]
-    result.metadata_props.extend(metadata)
-    return result
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the quantizer's advice to pre-process, which has been done, out of the log."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -5,7 +5,7 @@ Each function works in place, on all graphs of a model where it says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from crosscast.targets.families.onnx import graphs
@@ -23,8 +23,11 @@ WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
+    "Tile": (0,),
+    "Expand": (0,),
 }
-"""The inputs of operators that are weights where they are constant."""
+"""The inputs of operators that are weights where they are constant; what is repeated is such as the
+positions of DeBERTa, which an export computes once."""
 
 TABLES: Mapping[str, tuple[int, ...]] = {"Gather": (0,)}
 """Those that are looked up: embeddings."""
@@ -32,7 +35,7 @@ TABLES: Mapping[str, tuple[int, ...]] = {"Gather": (0,)}
 KERNELS = ("Conv", "ConvTranspose")
 """Those whose weights end with the axes of a kernel."""
 
-SMALLEST = 256
+SMALLEST = 64
 """Elements below which a weight is not worth a scale of its own."""
 
 
@@ -179,9 +182,14 @@ def round_weights(model: ModelProto, wanted: Callable[[NodeProto], bool]) -> Non
 
 
 def to_int8(
-    model: ModelProto, *, wanted: Callable[[NodeProto], bool], per_channel: bool = True
+    model: ModelProto,
+    *,
+    wanted: Callable[[NodeProto], bool],
+    per_channel: bool = True,
+    spared: Collection[str] = (),
 ) -> None:
     """Store the float weights of the `wanted` nodes of all graphs as int8; they compute in float.
+    Those named in `spared` stay.
 
     Cast and Mul give the weights back: runtimes fold these when they load the model, which they
     do not with DequantizeLinear (EfficientNet-Lite0 runs at float's speed; three times slower).
@@ -195,19 +203,61 @@ def to_int8(
         for node in (node for inner in graphs(graph) for node in inner.node if wanted(node)):
             for index in WEIGHTS.get(node.op_type, ()):
                 tensor = own.get(node.input[index])
-                if tensor is not None and worth(tensor):
+                if tensor is not None and worth(tensor) and tensor.name not in spared:
                     axis = output_axis(node, len(tensor.dims)) if per_channel else None
                     if tensor.name not in restored:
                         restored[tensor.name] = _stored(graph, tensor, names, axis)
                     node.input[index] = restored[tensor.name][-1].output[0]
         for node in graph.node:
             table = own.get(node.input[0]) if node.op_type in TABLES and wanted(node) else None
-            if table is not None and worth(table):
+            if table is not None and worth(table) and table.name not in spared:
                 lookups[node.output[0]] = _looked_up(graph, node, table, names)
         first = [node for nodes in restored.values() for node in nodes]
         nodes = [made for node in graph.node for made in lookups.get(node.output[0], [node])]
         replace_nodes(graph, [*first, *nodes])
         drop_unread(graph)
+
+
+def as_int8(
+    model: ModelProto, *, wanted: Callable[[NodeProto], bool], per_channel: bool = True
+) -> dict[str, NDArray[Any]]:
+    """What `to_int8` makes of the weights of the main graph, by name."""
+    from numpy import float32
+    from onnx import numpy_helper
+
+    own = floats(model.graph)
+    made: dict[str, NDArray[Any]] = {}
+    for node in filter(wanted, model.graph.node):
+        for index in (*WEIGHTS.get(node.op_type, ()), *TABLES.get(node.op_type, ())):
+            tensor = own.get(node.input[index])
+            if tensor is not None and worth(tensor) and tensor.name not in made:
+                is_table = node.op_type in TABLES
+                axis = None if is_table or not per_channel else output_axis(node, len(tensor.dims))
+                levels, scale = quantized(numpy_helper.to_array(tensor), axis)
+                made[tensor.name] = levels.astype(float32) * scale
+    return made
+
+
+def arrays(graph: GraphProto) -> dict[str, NDArray[Any]]:
+    """The values of a graph's float32 initializers by name."""
+    from onnx import numpy_helper
+
+    return {name: numpy_helper.to_array(tensor) for name, tensor in floats(graph).items()}
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """A copy of a model."""
+    made = type(model)()
+    made.CopyFrom(model)
+    return made
+
+
+def exchange(graph: GraphProto, other: GraphProto, names: Collection[str]) -> None:
+    """Take the initializers of those names from another graph."""
+    theirs = {tensor.name: tensor for tensor in other.initializer if tensor.name in names}
+    for tensor in graph.initializer:
+        if tensor.name in theirs:
+            tensor.CopyFrom(theirs[tensor.name])
 
 
 def worth(tensor: TensorProto) -> bool:

@@ -7,7 +7,7 @@ through a DEQUANTIZE.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,13 +58,15 @@ def to_int8(
     files.write(made, out / FILE)
 
 
-def quantize_weights(made: Any) -> None:
+def quantize_weights(made: Any, unfolded: Collection[str] = ()) -> None:
     """Store the float weights of a file as int8 wherever operators take them, in place.
 
+    unfolded: the tensors given by operators that are to compute in float, with weights that are
+    given back first.
     Raises StageError where most of them are float still.
     """
     for graph in made.subgraphs:
-        _Quantizing(made, graph).run()
+        _Quantizing(made, graph, unfolded).run()
     files.prune(made)
     _require_int8(made)
 
@@ -104,8 +106,8 @@ def _require_int8(made: Any) -> None:
 class _Quantizing:
     """The weights of one subgraph."""
 
-    def __init__(self, made: Any, graph: Any) -> None:
-        self.made, self.graph = made, graph
+    def __init__(self, made: Any, graph: Any, unfolded: Collection[str]) -> None:
+        self.made, self.graph, self.unfolded = made, graph, unfolded
         self.editor = files.Editor(made, graph)
         self.scales: dict[int, NDArray[Any]] = {}
         """Of tensors that are int8 already."""
@@ -137,7 +139,8 @@ class _Quantizing:
         name = files.operator_name(self.made, operator)
         options = operator.builtinOptions
         if name in HYBRID and place == 1:
-            return name
+            output = files.text(self.graph.tensors[operator.outputs[0]].name)
+            return f"{name} UNFOLDED" if output in self.unfolded else name
         if (
             name == "GATHER"
             and place == 0
@@ -162,7 +165,10 @@ class _Quantizing:
             self._store(index, name, axis=HYBRID[name])
         elif roles == {"RECURRENT"}:
             self._store(index, "", axis=None)
-        elif roles <= {"UNFOLDED", *HYBRID}:
+        elif len(roles) == 1 and next(iter(roles)).endswith(" UNFOLDED"):
+            name = next(iter(roles)).removesuffix(" UNFOLDED")
+            self._unfold(index, tensor, name, HYBRID[name])
+        elif {role.removesuffix(" UNFOLDED") for role in roles} <= {"UNFOLDED", *HYBRID}:
             self._unfold(index, tensor)
 
     def _store(self, index: int, name: str, *, axis: int | None) -> None:
@@ -203,14 +209,18 @@ class _Quantizing:
         position = self.graph.operators.index(operator) + 1
         self.graph.operators[position:position] = after
 
-    def _unfold(self, index: int, tensor: Any) -> None:
-        """int8 weights behind a DEQUANTIZE, with one scale."""
+    def _unfold(
+        self, index: int, tensor: Any, operator_name: str = "", axis: int | None = None
+    ) -> None:
+        """int8 weights behind a DEQUANTIZE, with a scale for each place along `axis`."""
         shape: Sequence[int] = files.signature_of(tensor)
         name = f"{files.text(tensor.name)}_float"
         output = self.editor.tensor(name, tensor.type, shape)
-        self._store(index, "", axis=None)
+        self._store(index, operator_name, axis=axis)
         for operator, place in self.readers[index]:
             inputs = list(operator.inputs)
             inputs[place] = output
             operator.inputs = inputs
-        self.graph.operators.insert(0, self.editor.operator("DEQUANTIZE", [index], output, 3))
+        self.graph.operators.insert(
+            0, self.editor.operator("DEQUANTIZE", [index], output, 3 if axis is None else 5)
+        )

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import Options
 from crosscast.targets.families import tflite_file as files
+from crosscast.targets.families.sensitivity import half
 from crosscast.targets.families.tflite import FILE
+from crosscast.targets.families.tflite_bias import corrected
 from crosscast.targets.families.tflite_copy import shipped_as_it_is
 from crosscast.targets.families.tflite_dynamic import quantize_weights, rounded
 from crosscast.targets.families.tflite_finish import make_names_unique, sign
 from crosscast.targets.families.tflite_integer import finish_integer, quantizable
 from crosscast.targets.families.tflite_samples import calibration
+from crosscast.targets.families.tflite_sensitivity import KEPT, NOTES, Kept, Search
 
 if TYPE_CHECKING:
     pass
@@ -33,6 +40,8 @@ SCHEMA_NAMES = {"CONV_2D_TRANSPOSE": "TRANSPOSE_CONV"}
 
 EVERY = ("*",)
 """The quantizer's name for all operators that it knows, inputs and outputs among them."""
+
+Some = Callable[[Iterator[Arrays]], Iterator[Arrays]]
 
 FLOAT16_LIMIT = 65504.0
 
@@ -91,22 +100,55 @@ def to_int8(*, model: Path, options: Mapping[str, Any], samples: Path | None, ou
         raise StageError("int8 needs calibration samples", fix="declare samples.calibration")
     whole = files.read(model / FILE)
     io = options.get("io")
+    kept: dict[str, Any] = {}
     if io:
-        content = quantizable(model / FILE)
+        content = _allocatable(quantizable(model / FILE), samples)
         made = files.parse(_quantized(content, EVERY, samples))
-    elif _has_operators(whole, operators, required=operators != QUANTIZABLE):
-        made = files.parse(_quantized((model / FILE).read_bytes(), operators, samples))
     else:
-        made = files.read(model / FILE)
-    if not io and operators == QUANTIZABLE:
-        quantize_weights(made)
-    if not io:
+        made, kept = _searched(model / FILE, operators, samples)
         _keep_floats(made, whole)
     _restore_ports(made, whole)
     if io:
         finish_integer(made, dtype=io)
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
+    if kept:
+        (out / NOTES).write_text(json.dumps({KEPT: kept}, indent=2) + "\n", encoding="utf-8")
+
+
+def _searched(path: Path, operators: tuple[str, ...], samples: Path) -> tuple[Any, dict[str, Any]]:
+    """The objects of the quantized file, and what it keeps in float so as to keep its answers."""
+    content = _allocatable(path.read_bytes(), samples)
+    static = _has_operators(files.parse(content), operators, required=operators != QUANTIZABLE)
+    ranges = _ranges(content, operators, samples) if static else {}
+
+    @cache
+    def biased() -> bytes:
+        return corrected(content, samples)
+
+    @cache
+    def narrower() -> dict[str, Any]:
+        return _ranges(content, operators, samples, some=half)
+
+    def quantized(kept: Kept, every: bool) -> Any:
+        given = biased() if kept.corrected else content
+        made = files.parse(given)
+        if static:
+            wide = ranges if every else narrower()
+            made = files.parse(_with_ranges(given, operators, wide, in_float=kept.operators))
+        if operators == QUANTIZABLE:
+            quantize_weights(made, unfolded=kept.operators if kept.is_float else ())
+        return made
+
+    if not static:
+        return quantized(Kept(), True), {}
+    return Search(
+        content=content,
+        samples=samples,
+        ranges=ranges,
+        quantized=quantized,
+        candidates=_candidates(content, operators),
+    ).found()
 
 
 def _halve(made: Any, graph: Any) -> int:
@@ -149,26 +191,68 @@ def _has_operators(made: Any, operators: tuple[str, ...], *, required: bool) -> 
 
 def _quantized(content: bytes, operators: tuple[str, ...], samples: Path) -> bytes:
     """The quantized file's bytes."""
+    return _with_ranges(content, operators, _ranges(content, operators, samples))
+
+
+def _job(content: bytes, operators: tuple[str, ...], in_float: Collection[str] = ()) -> Any:
+    """What is to be quantized: all `operators` but those that give the tensors `in_float`."""
     from ai_edge_quantizer import quantizer
 
     kept = QUANTIZABLE if operators == EVERY else operators
     job = quantizer.Quantizer(_with_sums_kept(content, kept))
+    names = quantizer.qtyping.TFLOperationName
     for name in operators:
         job.add_static_config(
-            regex=".*",
-            operation_name=quantizer.qtyping.TFLOperationName(name),
-            activation_num_bits=8,
-            weight_num_bits=8,
+            regex=".*", operation_name=names(name), activation_num_bits=8, weight_num_bits=8
         )
     for name in [] if operators == EVERY else _before_softmax(files.parse(content)):
         job.add_dynamic_config(
-            regex=re.escape(name),
-            operation_name=quantizer.qtyping.TFLOperationName.FULLY_CONNECTED,
-            num_bits=8,
+            regex=re.escape(name), operation_name=names.FULLY_CONNECTED, num_bits=8
         )
-    ranges = _calibrated(job, samples)
+    for scope in sorted(in_float):
+        for name in operators:
+            job.update_quantization_recipe(
+                regex=f"^{re.escape(scope)};",
+                operation_name=names(name),
+                algorithm_key=quantizer.algorithm_manager.AlgorithmName.NO_QUANTIZE,
+            )
+    return job
+
+
+def _ranges(
+    content: bytes, operators: tuple[str, ...], samples: Path, *, some: Some = iter
+) -> dict[str, Any]:
+    """The range of every tensor over some of the samples."""
+    return _calibrated(_job(content, operators), some(calibration(samples)))
+
+
+def _allocatable(content: bytes, samples: Path) -> bytes:
+    """The file, whose dynamic dimensions are those of a sample where 1 is too small for it to run:
+    the quantizer prepares it before it is given any.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
     try:
-        result = job.quantize(ranges, enable_progress_report=False)
+        Interpreter(model_content=content, num_threads=1).allocate_tensors()
+    except (RuntimeError, ValueError):
+        made = files.parse(content)
+        graph = made.subgraphs[0]
+        for sample in islice(calibration(samples), 1):
+            for index in graph.inputs:
+                tensor = graph.tensors[index]
+                tensor.shape = list(sample[files.text(tensor.name)].shape)
+        return files.packed(made)
+    return content
+
+
+def _with_ranges(
+    content: bytes,
+    operators: tuple[str, ...],
+    ranges: Mapping[str, Any],
+    in_float: Collection[str] = (),
+) -> bytes:
+    try:
+        result = _job(content, operators, in_float).quantize(ranges, enable_progress_report=False)
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
         raise StageError(
             f"the model cannot be quantized to int8: {type(error).__name__}: {error}",
@@ -178,10 +262,25 @@ def _quantized(content: bytes, operators: tuple[str, ...], samples: Path) -> byt
     return bytes(result.quantized_model)
 
 
-def _calibrated(job: Any, samples: Path) -> dict[str, Any]:
+def _candidates(content: bytes, operators: tuple[str, ...]) -> dict[str, int]:
+    """The places of the operators that are quantized statically, by the tensor that each gives."""
+    made = files.parse(content)
+    names = {SCHEMA_NAMES.get(name, name) for name in operators}
+    graph = made.subgraphs[0]
+    found = {
+        files.text(graph.tensors[operator.outputs[0]].name): place
+        for place, operator in enumerate(graph.operators)
+        if files.operator_name(made, operator) in names
+    }
+    for name in _before_softmax(made):
+        found.pop(name, None)
+    return found
+
+
+def _calibrated(job: Any, samples: Iterable[Arrays]) -> dict[str, Any]:
     """The range of every tensor over the samples."""
     ranges: dict[str, Any] = {}
-    for number, sample in enumerate(calibration(samples)):
+    for number, sample in enumerate(samples):
         # A call a sample: given several, the quantizer holds all of them in memory, carries the
         # state of recurrent operators over, and averages so that the first one counts most.
         try:

@@ -238,19 +238,22 @@ def test_a_file_that_the_runtime_refuses_is_repaired_and_said(tmp_path: Path) ->
     np.testing.assert_array_equal(reference.run({"x": x})["y"][0, :, 0], [2, 3, 4])
 
 
-def quantized(path: Path) -> Path:
-    """An int8 model, as another toolkit writes it."""
-    weights = np.random.default_rng(0).integers(-127, 127, (8, 4)).astype(np.int8)
+def quantized(path: Path, *, rounds: bool) -> Path:
+    """An int8 model, as another toolkit writes it: its weights alone, or activations as well."""
+    weights = np.random.default_rng(0).integers(-127, 127, (64, 32)).astype(np.int8)
     nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["levels"]),
+        helper.make_node("DequantizeLinear", ["levels", "s", "z"], ["rounded"]),
         helper.make_node("DequantizeLinear", ["w", "s"], ["dense"]),
-        helper.make_node("MatMul", ["x", "dense"], ["y"]),
+        helper.make_node("MatMul", ["rounded" if rounds else "x", "dense"], ["y"]),
     ]
     graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", 1, ["batch", 8])],
-        [helper.make_tensor_value_info("y", 1, ["batch", 4])],
+        nodes if rounds else nodes[2:], "g",
+        [helper.make_tensor_value_info("x", 1, ["batch", 64])],
+        [helper.make_tensor_value_info("y", 1, ["batch", 32])],
         [onnx.numpy_helper.from_array(weights, "w"),
-         onnx.numpy_helper.from_array(np.array(0.01, np.float32), "s")],
+         onnx.numpy_helper.from_array(np.array(0.01, np.float32), "s"),
+         onnx.numpy_helper.from_array(np.array(0, np.int8), "z")],
     )  # fmt: skip
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
@@ -258,22 +261,29 @@ def quantized(path: Path) -> Path:
     return path
 
 
-def test_a_quantized_file_ships_as_it_is_and_nothing_else(cache: Path, tmp_path: Path) -> None:
-    quantized(tmp_path / "m.onnx")
+@pytest.mark.parametrize("rounds", [False, True])
+def test_what_a_quantized_file_computes_in_decides_what_is_made_of_it(
+    cache: Path, tmp_path: Path, rounds: bool
+) -> None:
+    quantized(tmp_path / "m.onnx", rounds=rounds)
     config = tmp_path / "q.yaml"
     config.write_text(
         "model: q\nversion: 1.0.0\nsource: {onnx: m.onnx}\nsamples: {calibration: synthetic}\n"
-        "targets: {onnx: {}, onnx-fp16: {}, onnx-int8: {}}\n"
+        "targets: {onnx: {}, onnx-fp16: {}, onnx-int8: {}, onnx-int8-dynamic: {}}\n"
     )
     done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stdout.count("the source is int8 already: its float weights are lost") >= 2
-    artifact = tmp_path / "out/q/1.0.0/onnx"
-    manifest = json.loads((artifact / "manifest.json").read_text())
-    assert manifest["verdict"]["status"] == "passed"
-    assert manifest["precision"]["delivered"] == "int8"
-    assert manifest["export"]["precision"] == "int8"
-    again = crosscast("verify", artifact, cache=cache)
+    assert done.returncode == int(rounds), done.stdout + done.stderr
+    assert ("in float it would be another model" in done.stdout) == rounds
+    delivered = {
+        path.parent.name: json.loads(path.read_text())
+        for path in (tmp_path / "out/q/1.0.0").glob("*/manifest.json")
+    }
+    floats = {} if rounds else {"onnx-fp16": "fp16"}
+    found = {name: manifest["precision"]["delivered"] for name, manifest in delivered.items()}
+    assert found == {"onnx": "int8", "onnx-int8": "int8", "onnx-int8-dynamic": "int8", **floats}
+    assert all(manifest["verdict"]["status"] == "passed" for manifest in delivered.values())
+    assert delivered["onnx"]["export"]["precision"] == "int8"
+    again = crosscast("verify", tmp_path / "out/q/1.0.0/onnx", cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
 
 

@@ -282,10 +282,29 @@ def test_a_folder_of_images_is_read_with_pillow(with_photos: Planned) -> None:
     assert of_file.toolchain.name == "onnx+images"
 
 
+def test_a_quantizer_that_needs_no_samples_is_tried_on_real_ones(with_photos: Planned) -> None:
+    step = "quantize onnx-int8-dynamic"
+    tried = with_photos("{onnx-int8-dynamic: {}}").step(step)
+    assert tried.inputs["samples"] == Output("samples calibration")
+    drawn = with_photos("{onnx-int8-dynamic: {}}", calibration="synthetic").step(step)
+    assert "samples" not in drawn.inputs
+
+
 def test_calibration_knows_parity_to_be_told_from_it(with_photos: Planned) -> None:
     found = with_photos("{onnx-int8: {}}")
     assert found.step("samples calibration").inputs["parity"] == Output("samples parity")
     assert found.step("package onnx-int8").inputs["calibration"] == Output("samples calibration")
+
+
+def test_a_conversion_that_is_tried_is_given_real_calibration_samples(
+    with_photos: Planned,
+) -> None:
+    tried = with_photos("{onnx-fp16: {}, onnx: {}}")
+    assert tried.step("convert onnx-fp16").inputs["samples"] == Output("samples calibration")
+    assert "samples" not in tried.step("convert onnx").inputs
+    assert "samples" not in with_photos("{onnx-fp16: {}}", "synthetic").step(
+        "convert onnx-fp16"
+    ).inputs
 
 
 def test_synthetic_calibration_says_so_and_needs_no_file(with_photos: Planned) -> None:

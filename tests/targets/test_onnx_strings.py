@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.families import onnx as trees
-from crosscast.targets.families import onnx_runtime, onnx_usage, tflite_graph
+from crosscast.targets.families import onnx_runtime, onnx_stored, onnx_usage, tflite_graph
 
 
 def tree(folder: Path, *nodes: Any, inputs: tuple[str, int], outputs: tuple[str, int]) -> Path:
@@ -48,7 +48,7 @@ def test_numbers_in_attributes_are_weights_in_float32(tmp_path: Path) -> None:
 
 def test_numbers_in_attributes_are_not_kept_in_fewer_bits(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"attributes of Scaler \(ai.onnx.ml\)") as raised:
-        trees.refuse_quantized(scaled(tmp_path), target="onnx-int8")
+        onnx_stored.refuse_quantized(scaled(tmp_path), target="onnx-int8")
     assert "use the target onnx" in raised.value.fix
 
 

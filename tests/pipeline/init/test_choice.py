@@ -22,6 +22,7 @@ def target(format_: str, precision: str, *, no_runtime: str = "") -> Any:
 
 TARGETS: Any = {
     "onnx": target("onnx", "fp32"),
+    "onnx-fp16": target("onnx", "fp16"),
     "onnx-int8": target("onnx", "int8"),
     "onnx-int8-dynamic": target("onnx", "int8"),
     "tflite-fp32": target("tflite", "fp32"),
@@ -102,8 +103,14 @@ def test_what_is_quantized_already_ships_as_it_is() -> None:
         source={"tflite": "m.tflite"}, inputs=(IMAGE,), operators={"Conv": 1}, held="int8"
     )
     assert names(tflite) == ["onnx", "tflite-int8"]
+    assert names(tflite, "onnx-int8", "onnx-int8-dynamic") == ["onnx-int8", "onnx-int8-dynamic"]
     with pytest.raises(ConfigError, match="the file holds int8 weights"):
         names(tflite, "tflite-fp32")
+    stored = facts(held="int8", operators={"Conv": 2, "DequantizeLinear": 2})
+    assert names(stored, "onnx-fp16") == ["onnx-fp16"]
+    computed = facts(held="int8", operators={"Conv": 2, "QuantizeLinear": 2})
+    with pytest.raises(ConfigError, match="in fp16 would not compute what it does"):
+        names(computed, "onnx-fp16")
 
 
 @pytest.mark.parametrize(

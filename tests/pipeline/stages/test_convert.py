@@ -47,3 +47,14 @@ def test_convert_lets_a_stage_error_through(tmp_path: Path) -> None:
             options={"function": "x:refuse", "options": {}},
             out=tmp_path,
         )
+
+
+def test_convert_passes_samples_and_says_what_is_said(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text('{"said": "half of it"}')
+    result = convert.run(
+        inputs={"model": tmp_path / "in", "samples": tmp_path / "samples"},
+        options={"function": "x:record", "options": {}},
+        out=tmp_path,
+    )
+    assert calls[0]["samples"] == tmp_path / "samples"
+    assert result.notes == {"reason": "half of it"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +31,11 @@ def test_quantize_passes_the_samples_where_there_are_any(
     inputs = {"model": tmp_path} | ({"samples": samples} if samples else {})
     quantize.run(inputs=inputs, options={"function": "x:record", "options": {}}, out=tmp_path)
     assert calls == [{"model": tmp_path, "options": {}, "samples": samples, "out": tmp_path}]
+
+
+def test_what_stays_in_float_is_said(tmp_path: Path) -> None:
+    kept = {"biases": "corrected", "activations": ["a", "b"], "weights": ["w"]}
+    (tmp_path / quantize.NOTES).write_text(json.dumps({quantize.KEPT: kept}))
+    options = {"function": "x:record", "options": {}}
+    result = quantize.run(inputs={"model": tmp_path}, options=options, out=tmp_path)
+    assert result.notes["reason"].endswith("and 2 activations and 1 weights stay in float")

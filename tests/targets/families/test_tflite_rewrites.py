@@ -150,10 +150,11 @@ def test_a_quotient_that_is_not_taken_is_finite(swapped: bool) -> None:
     made.graph.node.extend(nodes)
     made = onnx.shape_inference.infer_shapes(made)
     changed = rewritten(made)
-    same(made, changed, inputs)
     quotient = next(node for node in changed.graph.node[::-1] if node.op_type == "Div")
-    changed.graph.output[0].name = quotient.output[0]
-    assert np.isfinite(ReferenceEvaluator(changed).run(None, inputs)[0]).all()
+    with np.errstate(divide="ignore"):  # the quotient that is read no more is still there
+        same(made, changed, inputs)
+        changed.graph.output[0].name = quotient.output[0]
+        assert np.isfinite(ReferenceEvaluator(changed).run(None, inputs)[0]).all()
 
 
 @pytest.mark.parametrize("name", CASES)

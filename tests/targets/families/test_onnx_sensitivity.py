@@ -1,0 +1,203 @@
+"""ONNX models tried in int8, and what stays in float by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crosscast.pipeline.parity.samples import Case, write_cases
+from crosscast.targets.families import onnx_dynamic, onnx_int8
+from crosscast.targets.families.onnx_bias import means
+from crosscast.targets.families.onnx_calibrate import Measured
+from crosscast.targets.families.onnx_sensitivity import (
+    GATE,
+    KEPT,
+    Kept,
+    Search,
+    Trial,
+    gated_activations,
+    gated_weights,
+    watched,
+)
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def network(weights: dict[str, Any], nodes: list[Any], shape: list[Any], out: list[Any]) -> Any:
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [info("x", 1, shape)],
+        [info("y", 1, out)],
+        [onnx.numpy_helper.from_array(np.float32(value), name) for name, value in weights.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def classifier() -> Any:
+    """Two layers and a softmax, all of whose answers are sure."""
+    draw = np.random.default_rng(0).normal
+    make = onnx.helper.make_node
+    weights = {"a": draw(size=(16, 16)), "b": draw(size=(16, 4))}
+    nodes = [
+        make("MatMul", ["x", "a"], ["h"], "first"),
+        make("Relu", ["h"], ["r"], "relu"),
+        make("MatMul", ["r", "b"], ["l"], "second"),
+        make("Softmax", ["l"], ["s"], "softmax"),
+        make("Reshape", ["s", "flat"], ["y"], "flatten"),
+    ]
+    made = network(weights, nodes, ["n", 16], ["m"])
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "flat"))
+    return made
+
+
+def rows(count: int = 6, width: int = 16) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(1).normal
+    return [{"x": np.float32(draw(size=(2, width)))} for _ in range(count)]
+
+
+def run(model: Any, sample: dict[str, Any], name: str) -> Any:
+    asked = onnx.ModelProto()
+    asked.CopyFrom(model)
+    if name not in [value.name for value in asked.graph.output]:
+        asked.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
+    session = onnxruntime.InferenceSession(
+        asked.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run([name], sample)[0]
+
+
+def test_what_a_softmax_reads_is_watched_behind_a_reshape() -> None:
+    assert [(one.name, one.squash) for one in watched(classifier())] == [
+        ("y", ""),
+        ("l", "softmax"),
+    ]
+
+
+def test_gates_round_what_they_are_open_for() -> None:
+    model, found = classifier(), {"x": Measured(-4.0, 4.0, 1.0), "r": Measured(0.0, 30.0, 9.0)}
+    gated, tensors = gated_activations(model, [("x",), ("r",)], found, "uint8")
+    sample = rows()[0]
+    exact = run(model, sample, "s")
+    shut = run(gated, {**sample, GATE: np.float32([0, 0])}, "s")
+    opened = run(gated, {**sample, GATE: np.float32([1, 0])}, "s")
+    np.testing.assert_allclose(shut, exact, rtol=1e-5, atol=1e-6)
+    assert 0 < np.abs(opened - exact).max() < 0.2
+    assert [one.name for one in tensors] == ["y", "l"]
+
+
+def test_gates_exchange_weights() -> None:
+    model = classifier()
+    gated, _ = gated_weights(model, [("a",)], {"a": np.zeros((16, 16), np.float32)})
+    sample = rows()[0]
+    shut = run(gated, {**sample, GATE: np.float32([0])}, "s")
+    np.testing.assert_allclose(shut, run(model, sample, "s"), rtol=1e-5)
+    opened = run(gated, {**sample, GATE: np.float32([1])}, "s")
+    np.testing.assert_allclose(opened, np.full((2, 4), 0.25))
+
+
+def scaled(factor: float) -> Any:
+    """The classifier with another first weight: an error that grows with the factor."""
+    made = classifier()
+    weight = made.graph.initializer[0]
+    values = onnx.numpy_helper.to_array(weight) * np.float32(factor)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, "a"))
+    return made
+
+
+@pytest.mark.parametrize("harmful", ["x", "r"])
+def test_only_what_harms_stays_in_float(harmful: str) -> None:
+    model = classifier()
+    tried: list[Kept] = []
+
+    def quantized(kept: Kept, every: bool) -> Any:
+        tried.append(kept)
+        return model if harmful in kept.activations else scaled(3.0)
+
+    ranges = {name: Measured(-9.0, 9.0, 1.0) for name in "xr"}
+    ranges[harmful] = Measured(-900.0, 900.0, 1.0)
+    search = Search(
+        trial=Trial(model, lambda: iter(rows())),
+        quantized=quantized,
+        activations=["x", "r"],
+        gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
+        weights=lambda: pytest.fail("activations do"),
+    )
+    result, kept = search.found()
+    assert result is model
+    assert kept == Kept(True, frozenset({harmful}))
+    assert tried[0] == Kept()
+
+
+def test_what_has_room_is_left_alone() -> None:
+    model = classifier()
+    search = Search(
+        trial=Trial(model, lambda: iter(rows())),
+        quantized=lambda kept, every: model,
+        activations=["x"],
+        gates=lambda _: pytest.fail("nothing has to be ranked"),
+        weights=lambda: pytest.fail("nothing has to be ranked"),
+    )
+    assert search.found() == (model, Kept())
+
+
+def place(tmp_path: Path, model: Any, samples: list[dict[str, Any]]) -> tuple[Path, Path]:
+    tree, given = tmp_path / "model", tmp_path / "samples"
+    tree.mkdir()
+    onnx.save(model, tree / "model.onnx")
+    cases = [Case(name=str(i), origin="real", arrays=one) for i, one in enumerate(samples)]
+    write_cases(iter(cases), out=given)
+    return tree, given
+
+
+def sieve() -> Any:
+    """A convolution of sixteen channels, one of them a thousand times as large as the others, and
+    of no consequence: int8 has no levels for these.
+    """
+    make = onnx.helper.make_node
+    kernel = np.random.default_rng(2).normal(size=(32, 16, 1, 1))
+    kernel[:, 0] = 0.0
+    nodes = [
+        make("Mul", ["x", "gain"], ["m"], "gain"),
+        make("Conv", ["m", "w", "bias"], ["y"], "convolution"),
+    ]
+    gain = np.ones((1, 16, 1, 1))
+    gain[0, 0] = 1000
+    weights = {"gain": gain, "w": kernel, "bias": np.zeros(32)}
+    return network(weights, nodes, [1, 16, 8, 8], [1, 32, 8, 8])
+
+
+def images(count: int = 6) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(3).normal
+    return [{"x": np.float32(draw(size=(1, 16, 8, 8)))} for _ in range(count)]
+
+
+@pytest.mark.parametrize("quantize", [onnx_int8.quantize, onnx_dynamic.quantize])
+def test_what_was_kept_is_told(tmp_path: Path, quantize: Any) -> None:
+    tree, samples = place(tmp_path, sieve(), images())
+    out = tmp_path / "out"
+    out.mkdir()
+    quantize(model=tree, options={}, samples=samples, out=out)
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    for sample in images():
+        wanted = run(sieve(), sample, "y")
+        given = session.run(None, sample)[0]
+        assert 20 * np.log10(wanted.std() / (given - wanted).std()) > 20
+    notes = out / "notes.json"
+    kept = json.loads(notes.read_text())[KEPT] if notes.exists() else {}
+    if quantize is onnx_int8.quantize:
+        assert kept["biases"] == "corrected"
+        assert kept["activations"]
+
+
+def test_means_are_those_of_channels() -> None:
+    found = means(sieve(), lambda: iter(images()))
+    wanted = np.mean([one["x"].mean(axis=(0, 2, 3)) for one in images()], axis=0)
+    np.testing.assert_allclose(found["m"], wanted * [1000, *[1] * 15], rtol=1e-4)
