@@ -20,6 +20,8 @@ UNDECLARED_SIZES = (1, 4)
 """Of a dynamic dimension whose least and greatest size the config does not declare."""
 
 BATCH = "batch"
+INTEGERS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
+"""What stands for real numbers in a file, with a scale and a zero point, and its bounds."""
 FLEX = re.compile(r"Flex\w+")
 CUSTOM = re.compile(r"custom op:? (\S+)")
 _SERVING = "serving_default_"
@@ -99,7 +101,7 @@ def tensors(model: Any, found: Ports, side: str) -> tuple[Tensor, ...]:
     """The inputs or outputs ("inputs", "outputs") as the file declares them."""
     graph = model.subgraphs[found.subgraph]
     return tuple(
-        _tensor(graph.tensors[index], name)
+        replace(_tensor(graph.tensors[index], name), range=_kept(model, graph, int(index)))
         for index, name in zip(getattr(graph, side), getattr(found, side), strict=True)
     )
 
@@ -151,7 +153,7 @@ def _tensor(tensor: Any, name: str) -> Tensor:
         (BATCH if axis == 0 else f"{name}_dim{axis}") if size < 0 else size
         for axis, size in enumerate(files.signature_of(tensor))
     )
-    numbers = _quantization(tensor) if dtype in ("int8", "uint8", "int16") else None
+    numbers = _quantization(tensor) if dtype in INTEGERS else None
     return Tensor(name=name, shape=shape, dtype=dtype, quantization=numbers)
 
 
@@ -162,13 +164,26 @@ def _quantization(tensor: Any) -> tuple[float, int] | None:
     return float(numbers.scale[0]), int(numbers.zeroPoint[0])
 
 
+def _kept(model: Any, graph: Any, index: int) -> tuple[float, float] | None:
+    """The range that a file keeps of a float tensor, where it does nothing but quantize it."""
+    readers = [operator for operator in graph.operators if index in operator.inputs]
+    if {files.operator_name(model, one) for one in readers} != {"QUANTIZE"}:
+        return None
+    made = graph.tensors[readers[0].outputs[0]]
+    numbers, dtype = _quantization(made), files.numpy_name(made.type)
+    if numbers is None or dtype not in INTEGERS:
+        return None
+    scale, point = numbers
+    low, high = ((bound - point) * scale for bound in INTEGERS[dtype])
+    return float(f"{low:.6g}"), float(f"{high:.6g}")
+
+
 def _agreed(found: Tensor, declared: Tensor | None) -> Tensor:
     """What is declared where it can be so; integers that stand for real numbers take any value."""
     if declared is None:
         if found.quantization is None:
             return found
-        low, high = {"int8": (-128, 127), "uint8": (0, 255)}.get(found.dtype, (-32768, 32767))
-        return replace(found, range=(low, high))
+        return replace(found, range=INTEGERS[found.dtype])
     fits = len(declared.shape) == len(found.shape) and all(
         isinstance(there, str) or here == there
         for here, there in zip(declared.shape, found.shape, strict=True)

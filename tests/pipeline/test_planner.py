@@ -302,9 +302,10 @@ def test_a_conversion_that_is_tried_is_given_real_calibration_samples(
     tried = with_photos("{onnx-fp16: {}, onnx: {}}")
     assert tried.step("convert onnx-fp16").inputs["samples"] == Output("samples calibration")
     assert "samples" not in tried.step("convert onnx").inputs
-    assert "samples" not in with_photos("{onnx-fp16: {}}", "synthetic").step(
-        "convert onnx-fp16"
-    ).inputs
+    assert (
+        "samples"
+        not in with_photos("{onnx-fp16: {}}", "synthetic").step("convert onnx-fp16").inputs
+    )
 
 
 def test_synthetic_calibration_says_so_and_needs_no_file(with_photos: Planned) -> None:

@@ -110,6 +110,16 @@ def test_integers_that_stand_for_numbers_take_any_value() -> None:
     assert found.inputs[0].range == (-128, 127)
 
 
+def test_a_float_input_that_is_quantized_at_once_has_the_range_that_is_kept() -> None:
+    made = model([tensor("x", (1, 4))], [tensor("q", (1, 4), "int8", 0.5)])
+    quantize = schema.OperatorT()
+    quantize.inputs, quantize.outputs, quantize.opcodeIndex = [0], [1], 0
+    made.operatorCodes[0].builtinCode = schema.BuiltinOperator.QUANTIZE
+    made.subgraphs[0].operators = [quantize]
+    found = completed(made, ports(made, None), Signature(inputs=()))
+    assert found.inputs[0].range == (-62.5, 65.0)
+
+
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
