@@ -49,6 +49,16 @@ def computed_instead(session: Session) -> str:
     return str(getattr(session, "instead", ""))
 
 
+NOTES = "notes.json"
+"""What a stage tells of the tree that it wrote, beside the model; it does not ship."""
+
+SAID = "said"
+"""Its key for what a conversion has to say of its result, for people."""
+
+KEPT = "kept_in_float"
+"""Its key for what a quantizer kept in float where int8 would have cost too much."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """The audit of what was delivered.

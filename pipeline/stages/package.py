@@ -16,10 +16,8 @@ from crosscast.pipeline.parity.tensors import open_tensors
 from crosscast.pipeline.parity.vectors import read_signature, write_tensors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
-from crosscast.targets.families.onnx import SAID
+from crosscast.targets.base import KEPT, NOTES, SAID
 
-NOTES = "notes.json"
-KEPT = "kept_in_float"
 NOT_SHIPPED = (NOTES, "signature.json")
 """What travels with a model from tree to tree; the manifest says it all."""
 

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.stages import StageResult, function
-
-NOTES = "notes.json"
-KEPT = "kept_in_float"
-"""The key of the notes by which a quantizer says what it kept in float, and why it had to."""
+from crosscast.targets.base import KEPT, NOTES
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:

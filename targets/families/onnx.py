@@ -15,7 +15,7 @@ from pydantic import Field
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Tensor, dtype_name
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import Options
+from crosscast.targets.base import NOTES, Options
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -29,7 +29,6 @@ ONNX = Toolchain(
 
 MODEL = "model.onnx"
 DATA = "model.onnx.data"
-NOTES = "notes.json"
 SIDECARS = (NOTES, "signature.json")
 """What travels with a model from tree to tree."""
 
@@ -45,9 +44,6 @@ PRECISION = "precision"
 
 OPSET_ASKED = "opset_asked"
 """The key of notes.json that holds the opset which the config names."""
-
-SAID = "said"
-"""The key of notes.json that holds what a conversion has to say of its result, for people."""
 
 LOCAL_METADATA = ("pkg.torch.onnx.stack_trace",)
 """Node metadata that holds paths of the machine that exported."""

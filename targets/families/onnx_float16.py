@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
+from crosscast.targets.base import SAID
 from crosscast.targets.families import onnx_weights, onnx_widen
 from crosscast.targets.families.onnx import (
-    SAID,
     OnnxOptions,
     carry,
     check,

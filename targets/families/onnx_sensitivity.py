@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
+from crosscast.targets.base import KEPT
 from crosscast.targets.families import onnx_weights, sensitivity
 from crosscast.targets.families.onnx import MODEL, save
 from crosscast.targets.families.onnx_calibrate import Measured, Samples, refused
@@ -26,9 +27,6 @@ MOVING = (
     *("QuantizeLinear", "DequantizeLinear"),
 )
 """Operators that what is squashed passes through on its way out."""
-
-KEPT = "kept_in_float"
-"""The key of notes.json that names what int8 would have cost too much."""
 
 GATE = "sensitivity/gate"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crosscast.pipeline.errors import StageError
+from crosscast.targets.base import SAID
 from crosscast.targets.families import onnx_weights
 from crosscast.targets.families.onnx import (
     PRECISION,
-    SAID,
     carry,
     graphs,
     load,

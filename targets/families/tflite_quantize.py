@@ -14,7 +14,7 @@ from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
-from crosscast.targets.base import Options
+from crosscast.targets.base import KEPT, NOTES, Options
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.sensitivity import half
 from crosscast.targets.families.tflite import FILE
@@ -24,7 +24,7 @@ from crosscast.targets.families.tflite_dynamic import quantize_weights, rounded
 from crosscast.targets.families.tflite_finish import make_names_unique, sign
 from crosscast.targets.families.tflite_integer import finish_integer, quantizable
 from crosscast.targets.families.tflite_samples import calibration
-from crosscast.targets.families.tflite_sensitivity import KEPT, NOTES, Kept, Search
+from crosscast.targets.families.tflite_sensitivity import Kept, Search
 
 if TYPE_CHECKING:
     pass

@@ -29,11 +29,6 @@ MOVING = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CAST", "QUANTIZE", 
 AT_ONCE = 16
 """Tensors that are read in one run: all of a large network's would not fit into memory."""
 
-NOTES = "notes.json"
-
-KEPT = "kept_in_float"
-"""The key of notes.json that names what int8 would have cost too much."""
-
 
 def watched(made: Any) -> list[tuple[int, Squash]]:
     """The outputs, and what a softmax or sigmoid before them reads, in an order that quantization
