@@ -31,7 +31,7 @@ from crosscast.pipeline.sources.onnx_shapes import (
     told_outputs,
 )
 from crosscast.pipeline.sources.outputs import described, named, shapes
-from crosscast.targets.base import Kind
+from crosscast.targets.base import NOTES, Kind
 from crosscast.targets.families import onnx as trees
 from crosscast.targets.families import onnx_runtime
 from crosscast.targets.families.onnx_legacy import LEGACY_END
@@ -163,7 +163,7 @@ def export(
     trees.check(out, str(source["model"]))
     write_json(out / "signature.json", ours.permuted(layout).to_json())
     notes = {"opset": trees.opset(model)} | _facts(out, Path(source["model"]), resolved)
-    write_json(out / trees.NOTES, notes)
+    write_json(out / NOTES, notes)
     return notes
 
 

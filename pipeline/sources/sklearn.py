@@ -15,7 +15,7 @@ from crosscast.pipeline.sources.sklearn_inputs import inputs_of
 from crosscast.pipeline.sources.sklearn_model import Reference
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.pipeline.worker.usercode import own_files
-from crosscast.targets.base import Kind
+from crosscast.targets.base import NOTES, Kind
 from crosscast.targets.families import onnx as trees
 
 SKLEARN = Toolchain(
@@ -79,7 +79,7 @@ def export(
         notes["classes"] = reference.classes if several else reference.classes[0]
     if said:
         notes["versions"] = said
-    write_json(out / trees.NOTES, notes)
+    write_json(out / NOTES, notes)
     return notes
 
 

@@ -17,7 +17,7 @@ from crosscast.pipeline.sources.tf_model import Reference, brief
 from crosscast.pipeline.sources.tf_recurrent import as_operators, unrolled
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.pipeline.worker.usercode import place
-from crosscast.targets.base import Kind
+from crosscast.targets.base import NOTES, Kind
 from crosscast.targets.families import onnx as trees
 from crosscast.targets.families.tensorflow import PRELOAD, SAVED_MODEL, SERVING, SIGNATURE, keys
 
@@ -62,7 +62,7 @@ def export(
     else:
         raise StageError(f"a TensorFlow model cannot be exported as {to}")
     write_json(out / SIGNATURE, ours.permuted(layout).to_json())
-    write_json(out / trees.NOTES, notes)
+    write_json(out / NOTES, notes)
     return notes
 
 

@@ -15,7 +15,7 @@ from crosscast.pipeline.sources.outputs import described, named, shapes
 from crosscast.pipeline.sources.tflite_file import Ports, completed, interpreter, ports, read
 from crosscast.pipeline.sources.tflite_onnx import to_onnx
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import Kind
+from crosscast.targets.base import NOTES, Kind
 from crosscast.targets.families import onnx as trees
 from crosscast.targets.families import tflite_copy, tflite_runtime
 from crosscast.targets.families import tflite_file as flat
@@ -145,5 +145,5 @@ def _as_it_is(model: Any, ours: Signature, layout: Layout | None, out: Path) -> 
     held = tflite_runtime.precision(artifact=out).delivered
     notes = {} if held == "fp32" else {trees.PRECISION: held}
     write_json(out / "signature.json", ours.to_json())
-    write_json(out / trees.NOTES, notes)
+    write_json(out / NOTES, notes)
     return notes

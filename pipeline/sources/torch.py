@@ -26,7 +26,7 @@ from crosscast.pipeline.sources.torch_program import (
 from crosscast.pipeline.sources.torch_weights import shards_read
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.pipeline.worker.usercode import own_files
-from crosscast.targets.base import Kind
+from crosscast.targets.base import NOTES, Kind
 from crosscast.targets.families import onnx as trees
 from crosscast.targets.families import torch as torch_family
 
@@ -150,7 +150,7 @@ def _traced(
 
 def _told(out: Path, notes: dict[str, Any], signature: Signature) -> dict[str, Any]:
     write_json(out / SIGNATURE, signature.to_json())
-    write_json(out / trees.NOTES, notes)
+    write_json(out / NOTES, notes)
     return notes
 
 

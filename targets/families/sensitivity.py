@@ -36,7 +36,7 @@ LEVELS = (0.0, 3.0, 6.0)
 float, the highest that can be reached is aimed at, since other samples cost more than those of
 calibration (PP-OCR's and an emotion classifier's up to 5 dB)."""
 
-SAMPLES = 16
+SAMPLES = 64
 """Calibration samples that a quantized model is tried on, spread over all."""
 
 TOGETHER = 256 * 1024**2
