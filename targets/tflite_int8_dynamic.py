@@ -6,7 +6,7 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import tflite as family
-from crosscast.targets.families import tflite_dynamic, tflite_runtime, tflite_usage
+from crosscast.targets.families import tflite_hybrid, tflite_runtime, tflite_usage
 
 Options = BaseOptions
 QuantizeOptions: type[BaseOptions] | None = BaseOptions
@@ -17,8 +17,8 @@ accepts: tuple[Kind, ...] = ("tflite", "saved_model", "onnx")
 toolchain = family.CONVERTERS
 quantizer: Toolchain | None = family.LITERT
 runtime = family.LITERT
-quantize = tflite_dynamic.to_int8
-calibrated = False
+quantize = tflite_hybrid.to_int8
+calibrated: bool | None = None
 no_runtime = ""
 convert = family.convert
 open = tflite_runtime.open

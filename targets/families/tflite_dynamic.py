@@ -1,4 +1,4 @@
-"""int8 weights for a TFLite file, float activations: without calibration.
+"""The weights of a TFLite file in int8, without calibration.
 
 LiteRT's hybrid kernels quantize what goes in as it comes. What has no such kernel reads its weights
 through a DEQUANTIZE.
@@ -7,16 +7,13 @@ through a DEQUANTIZE.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.rounding import LEVELS, keep_sums
-from crosscast.targets.families.tflite import FILE
-from crosscast.targets.families.tflite_copy import shipped_as_it_is
 from crosscast.targets.families.tflite_runtime import audited
 
 if TYPE_CHECKING:
@@ -35,27 +32,6 @@ UNFOLDED = ("TRANSPOSE_CONV", "BATCH_MATMUL", "CONV_3D", "CONV_3D_TRANSPOSE")
 
 LEAST = 64
 """Elements from which on weights are worth the scales."""
-
-
-def to_int8(
-    *,
-    model: Path,
-    options: Mapping[str, Any],  # noqa: ARG001
-    samples: Path | None,  # noqa: ARG001
-    out: Path,
-) -> None:
-    """Write the file with int8 weights: a scale a channel in convolutions and matrix products, a
-    scale a row in embeddings, a scale a matrix in recurrent layers. Inputs, outputs and all that
-    goes between operators stay float32.
-
-    Raises StageError where no weights could be quantized, or too few to call it int8.
-    """
-    if shipped_as_it_is(model, "int8", out):
-        return
-    made = files.read(model / FILE)
-    quantize_weights(made)
-    out.mkdir(parents=True, exist_ok=True)
-    files.write(made, out / FILE)
 
 
 def quantize_weights(made: Any, unfolded: Collection[str] = ()) -> None:

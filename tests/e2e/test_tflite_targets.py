@@ -29,7 +29,7 @@ from torch import nn
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets import tflite_int8, tflite_int8_dynamic
-from crosscast.targets.families import tflite_dynamic, tflite_file, tflite_quantize
+from crosscast.targets.families import tflite_dynamic, tflite_file, tflite_hybrid, tflite_quantize
 
 pytestmark = [
     pytest.mark.e2e,
@@ -228,7 +228,7 @@ def test_int8_weights_need_no_samples(
     name: str, tmp_path: Path, overlays: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = convert(name, tmp_path, overlays, monkeypatch)
-    tflite_dynamic.to_int8(model=whole, options={}, samples=None, out=tmp_path / "out")
+    tflite_hybrid.to_int8(model=whole, options={}, samples=None, out=tmp_path / "out")
     assert tflite_int8_dynamic.precision(artifact=tmp_path / "out").delivered == "int8"
     arrays = draw(OTHERS[name][1], {"batch": 2}, 7)
     found = tflite_int8_dynamic.open(artifact=tmp_path / "out").run(arrays)
@@ -240,7 +240,7 @@ def test_weights_of_another_scale_are_seen(
     tmp_path: Path, overlays: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = convert("encoder", tmp_path, overlays, monkeypatch)
-    tflite_dynamic.to_int8(model=whole, options={}, samples=None, out=tmp_path / "out")
+    tflite_hybrid.to_int8(model=whole, options={}, samples=None, out=tmp_path / "out")
     made = tflite_file.read(tmp_path / "out/model.tflite")
     for tensor in made.subgraphs[0].tensors:
         if tensor.quantization is not None and tensor.quantization.scale is not None:
