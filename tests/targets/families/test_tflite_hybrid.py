@@ -38,6 +38,7 @@ def wrote(
         def room(self, content: bytes) -> Room:
             return next(left)
 
+    monkeypatch.setattr(tflite_hybrid, "shipped_as_it_is", lambda *_: False)
     monkeypatch.setattr(tflite_hybrid, "Trial", Trial)
     monkeypatch.setattr(tflite_hybrid, "_hybrid", lambda _: frozenset(("y",)))
     monkeypatch.setattr(tflite_hybrid, "_made", lambda *given: given[2])
