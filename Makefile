@@ -6,7 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 MODELS := configs/zoo/models/.ready
 
-.PHONY: demo test lint bench clean
+# Its tests know nothing of this project's settings of pytest.
+MIL_SUITE = PYTHONPATH=tests/mil_suite $(BIN)/python -m pytest -c /dev/null -p plugin \
+	-p no:cacheprovider -q -W ignore --tb=line --pyargs coremltools.converters.mil.mil.ops.tests
+
+.PHONY: demo test lint mil-suite bench clean
 
 demo: $(READY) $(MODELS)  ## build the example and say what was proven
 	$(BIN)/crosscast build configs/efficientnet-lite0.yaml
@@ -19,6 +23,9 @@ lint: $(READY)
 	mkdir -p .cache/typing && ln -sfn ../.. .cache/typing/crosscast
 	MYPYPATH=.cache/typing $(BIN)/mypy --explicit-package-bases --namespace-packages \
 		-p crosscast.pipeline -p crosscast.targets
+
+mil-suite: $(READY)  ## coremltools' own tests of MIL operators, all of them (hours)
+	$(MIL_SUITE)
 
 bench: $(READY) $(MODELS)  ## speed, as ratios against hand-written scripts in the same run
 	$(BIN)/python benchmarks/startup.py

@@ -48,3 +48,7 @@ class ParityError(CrosscastError):
     """An artifact does not do what its source does, or was not proven to."""
 
     exit_code = 4
+
+
+class Unproven(ParityError):
+    """An artifact can be neither proven nor refuted here; the message is the reason."""

@@ -156,7 +156,10 @@ class Target(Protocol):
         ...
 
     def open(self, *, artifact: Path) -> Session | None:
-        """Load the artifact in its own runtime, or None where this host has none."""
+        """Load the artifact in its own runtime, or None where this host has none.
+
+        Raises Unproven where what computes it here lacks something that the model has.
+        """
         ...
 
     def precision(self, *, artifact: Path) -> Precision:

@@ -159,6 +159,8 @@ def _check_fold(document: Document, targets: Mapping[str, Target], name: str) ->
         document.add(loc, "contradicts 'io': images are fed as uint8 pixels; remove one of them")
     elif _start(document, name) is None and "onnx" not in targets[name].accepts:
         document.add(loc, "cannot be done: this target does not start from ONNX; remove it")
+    elif targets[name].format == "coreml":
+        document.add(loc, "cannot be done: Core ML has no tensors of uint8 pixels; remove it")
 
 
 def _check_folders(document: Document, config: Config) -> None:

@@ -10,7 +10,7 @@ from crosscast.targets.base import Delivered
 FLATBUFFER = 2**31 - 1
 """Bytes that a TFLite file can address."""
 MAX_RANK = 5
-"""Of the tensors that most of LiteRT's kernels take."""
+"""Of the tensors that most of LiteRT's kernels, and Core ML, take."""
 CONTROL = ("If", "Loop", "Scan")
 NO_TFLITE = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence", "String", "TfIdf")
 """How operators begin that have no TFLite equivalent, whatever they are given."""
@@ -21,7 +21,9 @@ QUANTIZED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "A
 
 
 def of_onnx(operators: Mapping[str, int], inputs: Sequence[Input], weights: int) -> dict[str, str]:
-    """Why a family ("tflite") or a precision ("int8") is out of the question, by its name."""
+    """Why a format ("tflite", "coreml") or a precision ("int8") is out of the question, by its
+    name.
+    """
     foreign = [name for name in operators if "::" in name]
     lacking = [name for name in operators if name.startswith(NO_TFLITE)]
     branches = [name for name in operators if name in CONTROL]
@@ -30,6 +32,8 @@ def of_onnx(operators: Mapping[str, int], inputs: Sequence[Input], weights: int)
         found["tflite"] = f"operators outside of ONNX's standard set: {_listed(foreign)}"
     elif lacking or branches:
         found["tflite"] = f"no TFLite equivalent of {_listed([*lacking, *branches])}"
+    if lacking:
+        found["coreml"] = f"no Core ML equivalent of {_listed(lacking)}"
     layers = sum(operators.get(name, 0) for name in QUANTIZED)
     if not layers:
         found["int8"] = "the model has no convolution, matrix product or recurrent layer"
@@ -57,10 +61,11 @@ def of_layers(
 
 def _common(inputs: Sequence[Input], weights: int) -> dict[str, str]:
     if any(one.dtype == "string" for one in inputs):
-        return {"tflite": "text inputs", "int8": "text inputs"}
+        return dict.fromkeys(("tflite", "coreml", "int8"), "text inputs")
     deep = [one for one in inputs if len(one.shape) > MAX_RANK]
     if deep:
-        return {"tflite": f"input '{deep[0].name}' has more than {MAX_RANK} dimensions"}
+        reason = f"input '{deep[0].name}' has more than {MAX_RANK} dimensions"
+        return {"tflite": reason, "coreml": reason}
     if weights > FLATBUFFER:
         return {"tflite": f"{weights / 2**30:.1f} GB of weights, a TFLite file holds 2"}
     return {}

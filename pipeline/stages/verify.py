@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crosscast.pipeline.errors import StageError, ToolchainError
+from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
 from crosscast.pipeline.parity.conditioning import floor_db
@@ -24,7 +24,7 @@ from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described
-from crosscast.targets.base import Precision, Session
+from crosscast.targets.base import NOTES, Precision, Session, computed_instead
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -75,6 +75,8 @@ def verify(
         session = function(options["open"])(artifact=artifact)
     except (ToolchainError, ImportError, MemoryError):
         raise
+    except Unproven as error:
+        return judge(audit=audit, tolerance=limits, unproven=error.message)
     except Exception as error:  # noqa: BLE001 - whatever the runtime raises is the artifact's fault
         problem = f"the artifact does not load in its runtime: {_said(error)}"
         return judge(audit=audit, tolerance=limits, problems=[problem])
@@ -91,7 +93,10 @@ def verify(
         limits=limits,
     )
     problems = trial.declared()
-    rows = list(chain.from_iterable(trial.rows(vector, problems) for vector in vectors()))
+    try:
+        rows = list(chain.from_iterable(trial.rows(vector, problems) for vector in vectors()))
+    except Unproven as error:
+        return judge(audit=audit, tolerance=limits, problems=problems, unproven=error.message)
     verdict = judge(
         audit=audit,
         tolerance=limits,
@@ -101,6 +106,9 @@ def verify(
         origins=baseline.origins,
         unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
     )
+    instead = computed_instead(session)
+    if verdict.status == "passed" and instead:
+        verdict = replace(verdict, reason=f"{verdict.reason}; {instead}")
     return replace(verdict, quantization=trial.quantization())
 
 
@@ -108,7 +116,7 @@ def _asked(artifact: Path, asked: str) -> str:
     """What the audit must find. A source that is quantized itself has no fp32 to deliver, and
     ships as it is: its export says so.
     """
-    notes = artifact / "notes.json"
+    notes = artifact / NOTES
     if asked != "fp32" or not notes.is_file():
         return asked
     own: str = json.loads(notes.read_text(encoding="utf-8")).get("precision", asked)
@@ -157,7 +165,7 @@ class _Trial:
         try:
             got = self.session.run(self._inputs(case))
             found = self._restored(got)
-        except MemoryError:
+        except (MemoryError, Unproven):
             raise
         except Exception as error:  # noqa: BLE001 - the artifact must take every case
             self.refused.setdefault(_said(error), []).append(case.name)

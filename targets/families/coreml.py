@@ -1,10 +1,13 @@
-"""Core ML packages: what they declare, what they hold, and running them on macOS."""
+"""Core ML packages: what they declare, what they hold, and running them: in Core ML on macOS, in
+the reference evaluator elsewhere.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +17,11 @@ from pydantic import Field
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import Delivered, Kind, Options, Precision
+from crosscast.targets.base import Delivered, Kind, Options, Precision, Session
+from crosscast.targets.families import onnx as onnx_family
 from crosscast.targets.families import tensorflow as tensorflow_family
 from crosscast.targets.families import torch as torch_family
+from crosscast.targets.families.coreml_names import Renamed, own_names
 
 COREML = Toolchain(
     name="coreml",
@@ -36,13 +41,21 @@ COREML_TENSORFLOW = Toolchain(
     distributions=("coremltools", "tensorflow", "numpy"),
     extra="coreml,tensorflow",
 )
+COREML_ONNX = Toolchain(
+    name="coreml-onnx",
+    preload=onnx_family.ONNX.preload,
+    later=("coremltools",),
+    hidden=("torch", "tensorflow", "sklearn", "xgboost", "libsvm"),
+    distributions=("coremltools", "onnx", "numpy"),
+    extra="coreml,onnx",
+)
 CONVERTERS: Mapping[Kind, Toolchain] = {
     "exported_program": COREML,
     "saved_model": COREML_TENSORFLOW,
+    "onnx": COREML_ONNX,
 }
 """Where a conversion runs, by what it starts from."""
 
-NO_RUNTIME = "" if sys.platform == "darwin" else "no Core ML runtime on this host"
 MODEL = "model.mlpackage"
 SPEC = "Data/com.apple.CoreML/model.mlmodel"
 DIM_PREFIX = "crosscast.dim."
@@ -107,9 +120,34 @@ class CoreMLSession:
         return {tensor.name: np.asarray(values[tensor.name]) for tensor in self.outputs}
 
 
-def open(*, artifact: Path) -> CoreMLSession | None:
-    """Load the artifact in Core ML; None where there is no Core ML."""
-    return None if NO_RUNTIME else CoreMLSession(artifact)
+def open(*, artifact: Path) -> Session:
+    """Load the artifact in Core ML; in the reference evaluator where there is no Core ML.
+
+    Raises Unproven where the evaluator lacks what the model has.
+    """
+    if sys.platform != "darwin":
+        return evaluated(artifact=artifact)
+    return _named(CoreMLSession(artifact), artifact)
+
+
+def evaluated(*, artifact: Path, ideal: bool = False) -> Session:
+    """Load the artifact in the reference evaluator.
+
+    ideal: float16 is not rounded as it computes.
+    """
+    from crosscast.targets.families.mil.session import MilSession
+
+    inputs, outputs = interface(artifact)
+    root = (artifact / MODEL / SPEC).parent
+    spec = _spec(artifact)
+    session = MilSession(spec=spec, root=root, inputs=inputs, outputs=outputs, ideal=ideal)
+    return _named(session, artifact)
+
+
+def _named(session: Session, artifact: Path) -> Session:
+    """The session under the model's own names, which a ML Program may not be able to have."""
+    names = own_names(_spec(artifact).description.metadata.userDefined)
+    return Renamed(session, names) if names else session
 
 
 def precision(*, artifact: Path) -> Precision:
@@ -131,18 +169,22 @@ def precision(*, artifact: Path) -> Precision:
 
 
 def interface(artifact: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The inputs and outputs that the saved file declares. Runs on every host.
+    """The inputs and outputs that the saved file declares, by its own names. Runs on every host.
 
-    An output of a model with dynamic dimensions has the shape ().
+    A model with dynamic dimensions declares no shapes of its outputs; they are then those of the
+    program, whose unknown dimensions are called "<output>_<axis>".
     """
-    description = _spec(artifact).description
+    spec = _spec(artifact)
+    description, shapes = spec.description, _program_shapes(spec)
     names = {
         key.removeprefix(DIM_PREFIX): value
         for key, value in description.metadata.userDefined.items()
         if key.startswith(DIM_PREFIX)
     }
     inputs = tuple(_tensor(feature, names) for feature in description.input)
-    return inputs, tuple(_tensor(feature, names) for feature in description.output)
+    declared = (_tensor(feature, names) for feature in description.output)
+    outputs = tuple(replace(it, shape=it.shape or shapes.get(it.name, ())) for it in declared)
+    return inputs, outputs
 
 
 def _messages() -> Any:
@@ -190,6 +232,20 @@ def _block_constants(block: Any) -> Iterator[Any]:
                 yield value.type.tensorType
         for inner in operation.blocks:
             yield from _block_constants(inner)
+
+
+def _program_shapes(spec: Any) -> dict[str, tuple[int | str, ...]]:
+    """The shapes of what the operators of the functions give, by name."""
+    return {
+        port.name: tuple(
+            dim.constant.size if dim.HasField("constant") else f"{port.name}_{axis}"
+            for axis, dim in enumerate(port.type.tensorType.dimensions)
+        )
+        for function in spec.mlProgram.functions.values()
+        for block in function.block_specializations.values()
+        for operation in block.operations
+        for port in operation.outputs
+    }
 
 
 def _tensor(feature: Any, names: Mapping[str, str]) -> Tensor:

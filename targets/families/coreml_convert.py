@@ -1,4 +1,4 @@
-"""PyTorch programs to Core ML ML Programs."""
+"""PyTorch programs, SavedModels and ONNX graphs to Core ML ML Programs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from crosscast.targets.families.coreml_mend import (
     pass_pipeline,
     unsupported,
 )
+from crosscast.targets.families.coreml_names import NAME_PREFIX, identifiers
 from crosscast.targets.families.tensorflow import SAVED_MODEL
 
 PROGRAM = "model.pt2"
 TRACED = "model.ts"
+GRAPH = "model.onnx"
 SIGNATURE = "signature.json"
 DATE = "com.github.apple.coremltools.conversion_date"
 INPUT_DTYPES = {
@@ -39,8 +41,8 @@ REMEDY = "replace it in the model with operators that Core ML has, or remove thi
 
 
 def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
-    """Write `model.mlpackage` from a PyTorch program or a SavedModel; equal input gives equal
-    bytes.
+    """Write `model.mlpackage` from a PyTorch program, a SavedModel or an ONNX graph; equal input
+    gives equal bytes.
 
     Computes in fp16; floating-point inputs and outputs are fp32, integers int32. Names and
     dynamic dimensions are those of the signature beside the program.
@@ -58,11 +60,21 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
     if (model / SAVED_MODEL).is_dir():
         inputs = _inputs(signature)
         package = coreml_saved_model.converted(model, signature.outputs, inputs=inputs, **settings)
+    elif (model / GRAPH).is_file():
+        package = _from_onnx(model, signature, chosen.minimum, settings)
     else:
         package = _from_torch(model, signature, settings)
     _refuse_nan(package)
     package.save(str(out / MODEL))
     _normalise(out / MODEL, signature)
+
+
+def _from_onnx(model: Path, signature: Signature, minimum: str, settings: Mapping[str, Any]) -> Any:
+    """The package of an ONNX graph."""
+    from crosscast.targets.families.onnx_mil import convert as onnx_mil
+
+    inputs = _inputs(onnx_mil.input_tensors(signature))
+    return onnx_mil.converted(model, signature, inputs=inputs, minimum=minimum, **settings)
 
 
 def _from_torch(model: Path, signature: Signature, settings: Mapping[str, Any]) -> Any:
@@ -263,10 +275,15 @@ def _normalise(package: Path, signature: Signature) -> None:
     spec.ParseFromString((package / SPEC).read_bytes())
     metadata = spec.description.metadata.userDefined
     metadata.pop(DATE, None)
+    features = {feature.name for feature in (*spec.description.input, *spec.description.output)}
+    names = identifiers(tensor.name for tensor in (*signature.inputs, *signature.outputs))
+    for name, feature in names.items():
+        if name != feature and feature in features:
+            metadata[f"{NAME_PREFIX}{feature}"] = name
     for tensor in signature.inputs:
         for axis, dim in enumerate(tensor.shape):
             if isinstance(dim, str):
-                metadata[f"{DIM_PREFIX}{tensor.name}.{axis}"] = dim
+                metadata[f"{DIM_PREFIX}{names[tensor.name]}.{axis}"] = dim
     (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
     for entry in package.iterdir():
         if entry.name not in ("Data", "Manifest.json"):

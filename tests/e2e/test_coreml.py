@@ -306,10 +306,28 @@ def test_a_file_that_is_no_package_is_an_error(tmp_path: Path) -> None:
         target.precision(artifact=tmp_path)
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
-def test_nothing_runs_off_macos(tmp_path: Path) -> None:
-    assert target.open(artifact=tmp_path) is None
-    assert target.no_runtime == "no Core ML runtime on this host"
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_computes_what_torch_does_on_every_host(tmp_path: Path, name: str) -> None:
+    build, shape, _ = NETS[name]
+    torch.manual_seed(1)
+    module, x = build().eval(), torch.rand(3, *shape)
+    out = convert(exported(tmp_path, module, shape))
+    wanted = module(x).detach().numpy()
+    for ideal, tolerance in ((True, 0.002), (False, 0.01)):
+        session = coreml.evaluated(artifact=out, ideal=ideal)
+        assert session.outputs[0].shape == ("y_0", *wanted.shape[1:])
+        found = session.run({"given": x.numpy()})["y"]
+        np.testing.assert_allclose(found, wanted, atol=tolerance * np.abs(wanted).max())
+
+
+def test_the_recurrent_network_computes_what_torch_does(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    module, x = Recurrent().eval(), torch.rand(2, 5, 8)
+    tree = exported(tmp_path, module, (5, 8), dynamic=False)
+    text = (tree / "signature.json").read_text().replace('"batch", 5', "2, 5")
+    (tree / "signature.json").write_text(text)
+    found = coreml.evaluated(artifact=convert(tree)).run({"given": x.numpy()})["y"]
+    np.testing.assert_allclose(found, module(x).detach().numpy(), atol=0.002)
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")

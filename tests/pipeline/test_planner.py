@@ -14,6 +14,7 @@ from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.graph import File, Output, Plan
 from crosscast.pipeline.planner import plan, tool_versions
 from crosscast.pipeline.toolchain import CORE, Toolchain
+from crosscast.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 SEVEN = (
@@ -187,9 +188,18 @@ def test_only_an_unknown_target_is_refused_with_those_there_are(planned: Planned
     assert caught.value.fix == "its targets are onnx, tflite-fp32"
 
 
-def test_a_target_that_the_source_cannot_give_is_refused(planned: Planned) -> None:
+def test_a_target_that_the_source_cannot_give_is_refused(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TARGETS["coreml-fp16"], "accepts", ("exported_program",))
     with pytest.raises(ConfigError, match=r"coreml-fp16: cannot be made from a onnx source"):
         planned("{onnx: {}, coreml-fp16: {}}", source="{onnx: net.onnx}")
+
+
+def test_core_ml_starts_from_onnx_where_there_is_nothing_better(planned: Planned) -> None:
+    found = planned("{coreml-fp16: {}}", source="{onnx: net.onnx}")
+    assert ids(found, "export") == ["export onnx"]
+    assert found.step("convert coreml-fp16").toolchain.name == "coreml-onnx"
 
 
 def test_an_onnx_file_is_exported_in_its_own_opset(planned: Planned) -> None:

@@ -182,10 +182,10 @@ def test_a_fold_needs_a_preprocess(read: Read) -> None:
     assert "targets.onnx.preprocess: no input declares a 'preprocess'" in text
 
 
-def test_a_fold_starts_from_onnx(read: Read) -> None:
+def test_a_fold_needs_tensors_of_pixels(read: Read) -> None:
     rest = "targets: {coreml-fp16: {preprocess: fold, allow_unverified: x}}\n"
     text = refused(read, CROP, rest=rest)
-    assert "targets.coreml-fp16.preprocess: cannot be done" in text
+    assert "targets.coreml-fp16.preprocess: cannot be done: Core ML has no" in text
 
 
 def test_a_fold_contradicts_io(read: Read) -> None:

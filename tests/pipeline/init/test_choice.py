@@ -164,8 +164,12 @@ def test_what_an_onnx_graph_rules_out(
 def test_what_inputs_and_foreign_operators_rule_out() -> None:
     text = Input(name="text", shape=("batch",), dtype="string")
     deep = Input(name="x", shape=(1, 2, 3, 4, 5, 6), dtype="float32")
-    assert of_layers({"MatMul": 1}, (text,), 9) == {"tflite": "text inputs", "int8": "text inputs"}
-    assert "more than 5 dimensions" in of_layers({"MatMul": 1}, (deep,), 9)["tflite"]
+    refused = of_layers({"MatMul": 1}, (text,), 9)
+    assert refused == dict.fromkeys(("tflite", "coreml", "int8"), "text inputs")
+    for family in ("tflite", "coreml"):
+        assert "more than 5 dimensions" in of_layers({"MatMul": 1}, (deep,), 9)[family]
+    assert "SequenceAt" in of_onnx({"SequenceAt": 1, "Conv": 1}, (IMAGE,), 9)["coreml"]
+    assert "coreml" not in of_onnx({"ai.onnx.ml::Scaler": 1, "If": 1}, (IMAGE,), 9)
     trees = of_onnx({"ai.onnx.ml::TreeEnsembleClassifier": 1}, (IMAGE,), 9)
     assert "ai.onnx.ml::TreeEnsembleClassifier" in trees["tflite"]
     assert "int8" in trees

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscast.pipeline.errors import StageError, ToolchainError
+from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.conditioning import noise, rounded
 from crosscast.pipeline.parity.samples import Case, parity_cases
@@ -113,6 +113,28 @@ def test_no_runtime_does_not_hide_a_wrong_precision(
 ) -> None:
     found = verdict(tmp_path, monkeypatch, no_runtime="none", precision_asked="fp16")
     assert found.status == "failed"
+
+
+def lacking(_: object = None) -> Session:
+    raise Unproven("evaluator has no fft")
+
+
+@pytest.mark.parametrize("opened", [lacking, lambda: Session(lacking)], ids=["opening", "running"])
+def test_what_a_runtime_does_not_know_is_unverified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[], Session]
+) -> None:
+    found = verdict(tmp_path, monkeypatch, opened)
+    assert (found.status, found.reason) == ("unverified", "evaluator has no fft")
+
+
+def test_what_computes_instead_of_the_runtime_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(truth)
+    session.instead = "computed by another"  # type: ignore[attr-defined]
+    found = verdict(tmp_path, monkeypatch, lambda: session)
+    assert found.status == "passed"
+    assert found.reason.endswith("; computed by another")
 
 
 def test_a_target_that_opens_nothing_is_unverified(
