@@ -144,7 +144,9 @@ def edit(name: str, config: Path) -> None:
         return
     value = yaml.safe_load(config.read_text())
     for given, entries in edits.get("inputs", {}).items():
-        value["inputs"][given] |= entries
+        mine = value["inputs"][given]
+        bounds = [dim for dim in mine["shape"] if "shape" in entries and isinstance(dim, str)]
+        value["inputs"][given] = {k: v for k, v in mine.items() if k not in bounds} | entries
     if samples := edits.get("samples"):
         value["samples"] = {use: place(where) for use, where in samples.items()}
     config.write_text(yaml.safe_dump(value, sort_keys=False))
