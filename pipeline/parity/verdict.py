@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
-from crosscast.pipeline.parity.conditioning import MARGIN_DB
 from crosscast.pipeline.parity.metrics import Numbers
 from crosscast.pipeline.parity.samples import Origin
 from crosscast.pipeline.parity.tolerance import Tolerance, excess
@@ -148,7 +147,7 @@ def judge(
     kept = tuple(_rounded(row) for row in rows)
     worst = {output: min(_of(kept, output), key=_badness) for output in _outputs(kept)}
     origins = dict(origins or {})
-    reason = _lines(wrong) if wrong else unproven or _proven(origins, worst, kept, tolerance)
+    reason = _lines(wrong) if wrong else unproven or _proven(origins, worst, kept)
     return Verdict(
         status=status,
         reason=reason,
@@ -272,9 +271,7 @@ def _digits(value: float | None, form: str) -> float | None:
     return None if value is None else float(f"{value:{form}}") + 0.0
 
 
-def _proven(
-    origins: Mapping[str, int], worst: Mapping[str, Row], rows: Sequence[Row], limits: Tolerance
-) -> str:
+def _proven(origins: Mapping[str, int], worst: Mapping[str, Row], rows: Sequence[Row]) -> str:
     parts = []
     for output, row in worst.items():
         numbers = row.numbers
@@ -282,13 +279,12 @@ def _proven(
             parts.append(f"'{output}' {numbers.snr_db:.1f} dB")
         elif numbers.mismatch is not None:
             parts.append(f"'{output}' {numbers.mismatch:.3g} unequal")
-    return f"{summary(origins)}; at worst {', '.join(parts)}{_loose(rows, limits)}"
+    return f"{summary(origins)}; at worst {', '.join(parts)}{_loose(rows)}"
 
 
-def _loose(rows: Sequence[Row], limits: Tolerance) -> str:
+def _loose(rows: Sequence[Row]) -> str:
     """The cases that were held to no limit, since the source itself keeps too little there."""
-    least = limits.min_snr_db + MARGIN_DB
-    cases = dict.fromkeys(row.case for row in rows if (row.floor_db or math.inf) < least)
+    cases = dict.fromkeys(row.case for row in rows if row.floor_db is not None and not row.gated)
     if not cases:
         return ""
     named = ", ".join(f"'{case}'" for case in cases)

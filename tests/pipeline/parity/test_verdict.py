@@ -177,3 +177,22 @@ def test_numbers_are_rounded_to_what_every_run_gives_again() -> None:
     assert decide(noisy) == decide(row())
     negative = replace(row(), numbers=Numbers(snr_db=90.0, max_error=0.0, cosine=-1e-9))
     assert str(decide(negative).rows[0].numbers.cosine) == "0.0"
+
+
+def test_cases_that_the_source_keeps_nothing_of_are_named() -> None:
+    numbers = Numbers(snr_db=90.0, max_error=0.0, elements=4)
+    rows = [
+        Row(case="real 0", output="y", origin="real", gated=True, numbers=numbers),
+        Row(
+            case="adversarial least",
+            output="y",
+            origin="adversarial",
+            gated=False,
+            numbers=numbers,
+            floor_db=0.0,
+        ),
+    ]
+    audit = Audit(asked="fp32", delivered="fp32")
+    found = judge(audit=audit, tolerance=TOLERANCES["fp32"], outputs=["y"], rows=rows)
+    assert found.status == "passed"
+    assert "not judged by numbers: 'adversarial least'" in found.reason
