@@ -14,7 +14,7 @@ from typing import Any
 
 from crosscast.targets.base import KEPT, NOTES
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.sensitivity import LEVELS, Room
+from crosscast.targets.families.sensitivity import LEVELS
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_bias import corrected
 from crosscast.targets.families.tflite_copy import shipped_as_it_is
@@ -45,8 +45,9 @@ def to_int8(
     if shipped_as_it_is(model, "int8", out):
         return
     content = (model / FILE).read_bytes()
-    kept = Kept() if samples is None else _chosen(content, samples)
-    made = _made(content, samples, kept)
+    made, kept = _made(content, Kept()), Kept()
+    if samples is not None:
+        made, kept = _chosen(content, made, samples)
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
     if kept.corrected:
@@ -54,19 +55,27 @@ def to_int8(
         (out / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
 
-def _chosen(content: bytes, samples: Path) -> Kept:
-    """The first way that leaves room to int8's limits, or else the one that leaves most."""
-    trial, rooms = Trial(content, samples), dict[Kept, Room]()
-    for kept in (Kept(), Kept(corrected=True), Kept(_hybrid(content), True, True)):
-        rooms[kept] = trial.room(files.packed(_made(content, samples, kept)))
-        if rooms[kept].reaches(LEVELS[0]):
-            return kept
-    return min(rooms, key=lambda kept: rooms[kept].cost)
+def _chosen(content: bytes, plain: Any, samples: Path) -> tuple[Any, Kept]:
+    """The first way that leaves room to int8's limits, or else the one that leaves most, and the
+    file's objects. plain: those of the first way.
+    """
+    trial = Trial(content, samples)
+    best = trial.room(files.packed(plain)), plain, Kept()
+    if best[0].reaches(LEVELS[0]):
+        return plain, Kept()
+    biased = corrected(content, samples)
+    for kept in (Kept(corrected=True), Kept(_hybrid(content), True, True)):
+        made = _made(biased, kept)
+        room = trial.room(files.packed(made))
+        if room.reaches(LEVELS[0]):
+            return made, kept
+        best = min(best, (room, made, kept), key=lambda way: way[0].cost)
+    return best[1:]
 
 
-def _made(content: bytes, samples: Path | None, kept: Kept) -> Any:
-    biased = content if samples is None or not kept.corrected else corrected(content, samples)
-    made = files.parse(biased)
+def _made(content: bytes, kept: Kept) -> Any:
+    """The objects of the file with int8 weights."""
+    made = files.parse(content)
     quantize_weights(made, unfolded=kept.operators)
     return made
 

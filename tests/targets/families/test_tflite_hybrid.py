@@ -40,8 +40,9 @@ def wrote(
 
     monkeypatch.setattr(tflite_hybrid, "shipped_as_it_is", lambda *_: False)
     monkeypatch.setattr(tflite_hybrid, "Trial", Trial)
+    monkeypatch.setattr(tflite_hybrid, "corrected", lambda content, samples: content)
     monkeypatch.setattr(tflite_hybrid, "_hybrid", lambda _: frozenset(("y",)))
-    monkeypatch.setattr(tflite_hybrid, "_made", lambda *given: given[2])
+    monkeypatch.setattr(tflite_hybrid, "_made", lambda *given: given[1])
     monkeypatch.setattr(tflite_hybrid.files, "packed", lambda made: made)
     monkeypatch.setattr(
         tflite_hybrid.files,
