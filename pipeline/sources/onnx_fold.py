@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from crosscast.pipeline.errors import StageError
-from crosscast.pipeline.sources.onnx_clean import copied, inner_graphs, name_nodes, prune
+from crosscast.pipeline.sources.onnx_clean import name_nodes
 from crosscast.targets.families.onnx import graphs, opset
+from crosscast.targets.families.onnx_walk import copied, inner_graphs, prune
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,6 +9,7 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import STRING, Tensor, numpy_dtype
 from crosscast.pipeline.sources.sklearn_model import Reference, role
 from crosscast.targets.families.onnx import graphs
+from crosscast.targets.families.onnx_walk import prune, reads
 
 PREFIX = "skl_"
 
@@ -172,16 +173,9 @@ def _part(graph: Any, inner: str, part: int | tuple[str, int], stem: str, tensor
 
 def _prune(graph: Any) -> None:
     """Remove what no output needs."""
+    prune(graph)
     needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            inner = [g for entry in node.attribute if entry.HasField("g") for g in graphs(entry.g)]
-            needed.update(node.input, *(child.input for g in inner for child in g.node))
-            needed.update(value.name for g in inner for value in g.output)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
+    needed.update(name for node in graph.node for name in reads(node))
     weights = [tensor for tensor in graph.initializer if tensor.name in needed]
     del graph.initializer[:]
     graph.initializer.extend(weights)

@@ -15,9 +15,9 @@ from crosscast.pipeline.errors import StageError
 from crosscast.targets.families import tflite_rewrites as rewrites
 from crosscast.targets.families.onnx import graphs, opset
 from crosscast.targets.families.onnx_upgrade import upgraded
+from crosscast.targets.families.onnx_walk import inner_graphs
 from crosscast.targets.families.tflite_recurrence import (
     drop_zero_states,
-    inner_graphs,
     name_nodes,
     recurs_over_any_batch,
     recurs_over_fixed_lengths,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.errors import StageError
+from crosscast.targets.families.onnx_walk import prune
 from crosscast.targets.families.tflite_shapes import Shapes, inferred_shapes, with_shapes
 
 MOST_UNROLLED = 128
@@ -93,7 +93,7 @@ def drop_zero_states(graph: Any) -> None:
         for position in RECURRENT_STATES.get(node.op_type, ()):
             if position < len(node.input) and _is_zeros(node.input[position], makers, values):
                 node.input[position] = ""
-    _prune(graph)
+    prune(graph)
 
 
 def refuse_varying_recurrence(graph: Any, shapes: dict[str, tuple[int | None, ...]]) -> None:
@@ -146,34 +146,6 @@ def _is_zeros(name: str, makers: dict[str, Any], values: dict[str, Any]) -> bool
     if node.op_type in ("Slice", "Expand", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Cast"):
         return _is_zeros(node.input[0], makers, values)
     return node.op_type == "Concat" and all(_is_zeros(i, makers, values) for i in node.input)
-
-
-def _prune(graph: Any) -> None:
-    """Remove the nodes that no output needs any more."""
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(_reads(node))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-
-
-def _reads(node: Any) -> Iterator[str]:
-    """The names that a node reads, its inner graphs' included."""
-    yield from node.input
-    for inner in inner_graphs(node):
-        yield from (value.name for value in inner.output)
-        for child in inner.node:
-            yield from _reads(child)
-
-
-def inner_graphs(node: Any) -> Iterator[Any]:
-    for item in node.attribute:
-        if item.HasField("g"):
-            yield item.g
-        yield from item.graphs
 
 
 def name_nodes(graph: Any) -> None:
