@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from inspect import signature
@@ -57,6 +58,13 @@ SAID = "said"
 
 KEPT = "kept_in_float"
 """Its key for what a quantizer kept in float where int8 would have cost too much."""
+
+
+def read_notes(tree: Path) -> dict[str, Any]:
+    """The notes of a tree; empty where it has none."""
+    path = tree / NOTES
+    notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return notes
 
 
 @dataclass(frozen=True, kw_only=True)

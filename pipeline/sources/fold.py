@@ -18,7 +18,7 @@ from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.preprocess import WHITE, Preprocessing, values
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, axes, permute
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import NOTES, Kind, Session
+from crosscast.targets.base import NOTES, Kind, Session, read_notes
 from crosscast.targets.families import onnx as trees
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _fold(tree: Path, folds: Mapping[str, Folded], layout: Layout | None) -> dic
     trees.save(relayout(model, ours, layout), tree)
     trees.check(tree, "the model with its preprocessing folded in")
     write_json(tree / SIGNATURE, ours.permuted(layout).to_json())
-    write_json(tree / NOTES, trees.read_notes(tree) | notes)
+    write_json(tree / NOTES, read_notes(tree) | notes)
     return notes
 
 

@@ -26,7 +26,7 @@ from crosscast.pipeline.sources.torch_program import (
 from crosscast.pipeline.sources.torch_weights import shards_read
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.pipeline.worker.usercode import own_files
-from crosscast.targets.base import NOTES, Kind
+from crosscast.targets.base import NOTES, Kind, read_notes
 from crosscast.targets.families import onnx as trees
 from crosscast.targets.families import torch as torch_family
 
@@ -112,7 +112,7 @@ def _onnx(
     notes: dict[str, Any] = {"exporter": "torch.onnx", "opset": opset}
     try:
         if not (program / PROGRAM).exists():
-            raise NotExported(trees.read_notes(program)["reason"])
+            raise NotExported(read_notes(program)["reason"])
         model = torch_onnx.from_program(program, signature=ours, opset=opset)
     except NotExported as reason:
         model = _traced(source, ours, outputs, opset=opset, program=program, reason=reason)

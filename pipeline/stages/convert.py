@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.stages import StageResult, function
-from crosscast.targets.base import SAID
-from crosscast.targets.families.onnx import read_notes
+from crosscast.targets.base import SAID, read_notes
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:

@@ -16,7 +16,7 @@ from crosscast.pipeline.parity.tensors import open_tensors
 from crosscast.pipeline.parity.vectors import read_signature, write_tensors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
-from crosscast.targets.base import KEPT, NOTES, SAID
+from crosscast.targets.base import KEPT, NOTES, SAID, read_notes
 
 NOT_SHIPPED = (NOTES, "signature.json")
 """What travels with a model from tree to tree; the manifest says it all."""
@@ -55,8 +55,8 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         "verdict": verdict,
         "allow_unverified": options["allow_unverified"],
         "source": {"kind": options["source"], "files": _source_digests(inputs)},
-        "export": _notes(inputs["export"]),
-        "said": _notes(inputs["model"]).get(SAID, ""),
+        "export": read_notes(inputs["export"]),
+        "said": read_notes(inputs["model"]).get(SAID, ""),
         "tools": options["tools"],
     }
     write_json(out / MANIFEST, manifest)
@@ -67,7 +67,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
 
 def _precision(model: Path, held: dict[str, Any] | None) -> dict[str, Any] | None:
     """The audit, and what the quantizer kept in float where int8 would have cost too much."""
-    kept = _json(model / NOTES).get(KEPT) if (model / NOTES).exists() else None
+    kept = read_notes(model).get(KEPT)
     return held | {KEPT: kept} if held and kept else held
 
 
@@ -104,10 +104,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _notes(tree: Path) -> dict[str, Any]:
-    return dict(_json(tree / NOTES)) if (tree / NOTES).exists() else {}
 
 
 def _listing(root: Path) -> list[dict[str, Any]]:

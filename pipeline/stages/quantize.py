@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.stages import StageResult, function
-from crosscast.targets.base import KEPT, NOTES
+from crosscast.targets.base import KEPT, read_notes
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -19,8 +18,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         samples=inputs.get("samples"),
         out=out,
     )
-    notes = out / NOTES
-    told = json.loads(notes.read_text(encoding="utf-8")).get(KEPT) if notes.is_file() else None
+    told = read_notes(out).get(KEPT)
     return StageResult(notes={"reason": _said(told)} if told else {})
 
 

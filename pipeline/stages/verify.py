@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -24,7 +24,7 @@ from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described
-from crosscast.targets.base import NOTES, Precision, Session, computed_instead
+from crosscast.targets.base import Precision, Session, computed_instead, read_notes
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -116,10 +116,7 @@ def _asked(artifact: Path, asked: str) -> str:
     """What the audit must find. A source that is quantized itself has no fp32 to deliver, and
     ships as it is: its export says so.
     """
-    notes = artifact / NOTES
-    if asked != "fp32" or not notes.is_file():
-        return asked
-    own: str = json.loads(notes.read_text(encoding="utf-8")).get("precision", asked)
+    own: str = read_notes(artifact).get("precision", asked) if asked == "fp32" else asked
     return own
 
 
@@ -209,7 +206,9 @@ class _Trial:
         self, case: Case, output: str, wanted: Arrays, found: Arrays, noise: float | None
     ) -> Row:
         typical = self.baseline.typical[output]
-        floor = floor_db(noise, own=Extent.of(wanted[output]), typical=typical)
+        floor = math.inf
+        if noise is not None:
+            floor = floor_db(noise, own=Extent.of(wanted[output]), typical=typical)
         if output in found:
             numbers = compare(wanted[output], found[output], typical=typical)
         else:

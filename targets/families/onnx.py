@@ -15,7 +15,7 @@ from pydantic import Field
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Tensor, dtype_name
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import NOTES, Options
+from crosscast.targets.base import NOTES, Options, read_notes
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -108,13 +108,6 @@ def carry(source: Path, out: Path, **notes: Any) -> None:
     if notes:
         text = json.dumps(read_notes(source) | notes, indent=2, sort_keys=True)
         (out / NOTES).write_text(text + "\n", encoding="utf-8")
-
-
-def read_notes(tree: Path) -> dict[str, Any]:
-    """The notes of a tree; empty where it has none."""
-    path = tree / NOTES
-    notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return notes
 
 
 def with_types(model: ModelProto) -> ModelProto:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.base import Options
+from crosscast.targets.base import Options, read_notes
 from crosscast.targets.families import onnx_runtime, onnx_weights
 from crosscast.targets.families.onnx import (
     MODEL,
@@ -28,7 +28,6 @@ from crosscast.targets.families.onnx import (
     interface,
     load,
     opset,
-    read_notes,
     save,
 )
 from crosscast.targets.families.onnx_audit import refuse_unless

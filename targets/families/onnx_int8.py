@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.base import Options
+from crosscast.targets.base import Options, read_notes
 from crosscast.targets.families import onnx_pairs as pairs
 from crosscast.targets.families import onnx_runtime, onnx_weights
 from crosscast.targets.families.onnx import (
@@ -23,7 +23,6 @@ from crosscast.targets.families.onnx import (
     interface,
     load,
     opset,
-    read_notes,
     save,
     with_types,
 )

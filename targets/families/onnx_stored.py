@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.base import SAID
+from crosscast.targets.base import SAID, read_notes
 from crosscast.targets.families import onnx_weights
 from crosscast.targets.families.onnx import (
     PRECISION,
     carry,
     graphs,
     load,
-    read_notes,
     refuse_attributes,
     save,
 )

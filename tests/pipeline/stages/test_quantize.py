@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from crosscast.pipeline.stages import quantize
+from crosscast.targets.base import KEPT, NOTES
 
 calls: list[dict[str, Any]] = []
 
@@ -35,7 +36,7 @@ def test_quantize_passes_the_samples_where_there_are_any(
 
 def test_what_stays_in_float_is_said(tmp_path: Path) -> None:
     kept = {"biases": "corrected", "activations": ["a", "b"], "weights": ["w"]}
-    (tmp_path / quantize.NOTES).write_text(json.dumps({quantize.KEPT: kept}))
+    (tmp_path / NOTES).write_text(json.dumps({KEPT: kept}))
     options = {"function": "x:record", "options": {}}
     result = quantize.run(inputs={"model": tmp_path}, options=options, out=tmp_path)
     assert result.notes["reason"].endswith("and 2 activations and 1 weights stay in float")
