@@ -148,8 +148,12 @@ def light_gpu_parity() -> Samples:
 
 
 def light_gpu_calibration() -> Samples:
-    """The same under the name that some of the graphs use."""
-    yield from planes("gpu_0/data_0", photos.CALIBRATION)
+    """Other photos and their quarters, under that name."""
+    for sample in planes("gpu_0/data_0", photos.CALIBRATION):
+        yield sample
+        (pixels,) = sample.values()
+        for part in quarters(pixels):
+            yield {"gpu_0/data_0": part}
 
 
 def keyword_parity() -> Samples:
@@ -242,6 +246,15 @@ def planes(name: str, files: tuple[str, ...]) -> Samples:
     for file in files:
         pixels = square(file, SIDE).transpose(0, 3, 1, 2) / 255
         yield {name: np.ascontiguousarray(pixels)}
+
+
+def quarters(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Each quarter of [1, 3, side, side] at the size of the whole."""
+    half = pixels.shape[2] // 2
+    for top in (0, half):
+        for left in (0, half):
+            part = pixels[:, :, top : top + half, left : left + half]
+            yield part.repeat(2, axis=2).repeat(2, axis=3)
 
 
 def heights(frames: int, bands: int, sounds: tuple[int, ...]) -> Samples:

@@ -29,8 +29,9 @@ def parity() -> Iterator[dict[str, np.ndarray]]:
 
 
 def calibration() -> Iterator[dict[str, np.ndarray]]:
-    """Another voice, higher and with other vowels, and silence."""
-    yield from chunks(voice(seconds=1.3, pitch=190, seed=1))
+    """Other voices, higher and lower and with other vowels, and silence."""
+    for pitch, seed in ((190, 1), (90, 3)):
+        yield from chunks(voice(seconds=1.3, pitch=pitch, seed=seed))
     yield from chunks(0.001 * np.random.default_rng(2).standard_normal(RATE // 4))
 
 

@@ -1,4 +1,4 @@
-"""Biases that take back what rounded weights add on average.
+"""Weights in int8 whose errors cancel, and biases that take back what is left on average.
 
 An error of a weight, times what its input channel is like on average, is an offset that all
 samples share. Where channels differ much (one of 12, most near 1, as in PP-OCR's detector), keeping
@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from crosscast.targets.families import onnx_weights
+from crosscast.targets.families import onnx_compensation, onnx_weights
 from crosscast.targets.families.onnx_calibrate import Samples, run
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Rounding:
     """What int8 makes of a model's weights, and what it adds on average.
 
     make: gives the float model. typed: the same with weights rounded, which share their names.
-    wanted: the nodes whose weights are int8.
+    wanted: the nodes whose weights are int8; where these have 8 bits and a scale for each channel,
+    their errors are made to cancel on the samples.
     """
 
     def __init__(
@@ -41,27 +42,36 @@ class Rounding:
         *,
         wanted: Callable[[NodeProto], bool],
         per_channel: bool,
+        compensates: bool,
     ) -> None:
         self._make, self._typed, self._samples = make, typed, samples
         self._wanted, self._per_channel = wanted, per_channel
+        self._compensates = compensates
 
     @cached_property
     def rounded(self) -> dict[str, NDArray[Any]]:
         """The weights as they are in int8, by name."""
-        return onnx_weights.as_int8(self._typed, wanted=self._wanted, per_channel=self._per_channel)
+        kept = onnx_weights.as_int8(self._typed, wanted=self._wanted, per_channel=self._per_channel)
+        return kept | self._compensated
+
+    @cached_property
+    def _compensated(self) -> dict[str, NDArray[Any]]:
+        if not self._compensates:
+            return {}
+        return onnx_compensation.compensated(self._make(), self._samples, wanted=self._wanted)
 
     @cached_property
     def _means(self) -> dict[str, NDArray[Any]]:
         return means(self._make(), self._samples)
 
     def correct(self, model: ModelProto, spared: Collection[str]) -> None:
-        """Give a copy of `typed` its `spared` weights in float, and biases that make up for what
-        the others add.
+        """Give a copy of `typed` its `spared` weights in float, the others so that their errors
+        cancel, and biases that make up for what these add.
         """
-        exact = self._make()
-        onnx_weights.exchange(model.graph, exact.graph, spared)
+        own = onnx_weights.arrays(self._make().graph)
+        exact = {name: own[name] for name in spared}
+        onnx_weights.replace(model.graph, self._compensated | exact)
         left = {name: one for name, one in self.rounded.items() if name not in spared}
-        own = onnx_weights.arrays(exact.graph)
         corrected(model, exact=own, rounded=left, found=self._means)
 
 

@@ -45,6 +45,7 @@ from crosscast.targets.families.onnx_sensitivity import (
 )
 from crosscast.targets.families.onnx_stored import refuse_quantized, shipped_as_it_is, with_floats
 from crosscast.targets.families.onnx_upgrade import upgraded
+from crosscast.targets.families.sensitivity import LEVELS
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -133,15 +134,21 @@ class _Dynamic:
         self._make, self._excluded, self._chosen = make, excluded, chosen
         self._source = make()
         self._narrowing = set(_narrowing(self._source))
-        if chosen.per_channel and not chosen.reduce_range:
+        self._on_steps = chosen.per_channel and not chosen.reduce_range
+        if self._on_steps:
             onnx_weights.round_weights(self._source, self._wanted)
         self._rounding: Rounding | None = None
 
     def searched(self, samples: Samples) -> tuple[ModelProto, Kept]:
         """The model, and what it keeps in float so as to keep its answers."""
-        per_channel, read = self._chosen.per_channel, self._read()
+        read = self._read()
         rounding = Rounding(
-            self._make, self._source, samples, wanted=self._wanted, per_channel=per_channel
+            self._make,
+            self._source,
+            samples,
+            wanted=self._wanted,
+            per_channel=self._chosen.per_channel,
+            compensates=self._on_steps,
         )
         self._rounding = rounding
 
@@ -155,6 +162,7 @@ class _Dynamic:
             activations=read,
             gates=gates,
             weights=lambda: (self._make(), rounding.rounded),
+            ample=LEVELS[-1],  # there are no ranges, which half of the samples could be tried with
         ).found()
 
     def quantized(self, kept: Kept, every: bool) -> ModelProto:  # noqa: ARG002

@@ -176,14 +176,20 @@ class _Static:
         self._excluded = set(excluded_nodes(source, chosen.exclude, target="onnx-int8"))
         self._operators = _operators(chosen)
         self.trial = Trial(source, samples)
-        if chosen.per_channel and not chosen.reduce_range:
+        on_steps = chosen.per_channel and not chosen.reduce_range
+        if on_steps:
             onnx_weights.round_weights(source, self._wanted)
         self._nodes = {node.name for node in _computing(source) if self._wanted(node)}
         self.typed = with_types(pairs.isolated(source, self._nodes))
         self._floats = pairs.activations(self.typed, self._nodes)
         self.found = self._measured(samples)
         self.rounding = Rounding(
-            make, self.typed, samples, wanted=self._wanted, per_channel=chosen.per_channel
+            make,
+            self.typed,
+            samples,
+            wanted=self._wanted,
+            per_channel=chosen.per_channel,
+            compensates=on_steps,
         )
 
     def bearing(self, kept: Kept) -> set[str]:

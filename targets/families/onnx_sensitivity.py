@@ -282,9 +282,10 @@ class Search:
         activations: Sequence[str],
         gates: Callable[[Sequence[Collection[str]]], tuple[ModelProto, list[Watched]]],
         weights: Callable[[], tuple[ModelProto, Mapping[str, NDArray[Any]]]],
+        ample: float = LEVELS[1],
     ) -> None:
         self._trial, self._quantized, self._activations = trial, quantized, activations
-        self._gates, self._weights = gates, weights
+        self._gates, self._weights, self._ample = gates, weights, ample
         self._rooms: dict[Kept, Room] = {}
         self._last: tuple[Kept, ModelProto] | None = None
 
@@ -293,9 +294,11 @@ class Search:
         may be where nothing helps.
         """
         room = self._room(Kept())
-        if room.reaches(LEVELS[0]):
+        if room.reaches(self._ample):
             return self._model(Kept()), Kept()
-        kept = self._least(room.hardest())
+        kept = Kept(True)
+        if not (room.reaches(LEVELS[0]) and self._room(kept).reaches(self._ample)):
+            kept = self._least(room.hardest())
         self._last = None
         return self._quantized(kept, True), kept
 

@@ -252,12 +252,13 @@ def copied(model: ModelProto) -> ModelProto:
     return made
 
 
-def exchange(graph: GraphProto, other: GraphProto, names: Collection[str]) -> None:
-    """Take the initializers of those names from another graph."""
-    theirs = {tensor.name: tensor for tensor in other.initializer if tensor.name in names}
+def replace(graph: GraphProto, values: Mapping[str, NDArray[Any]]) -> None:
+    """Give initializers of those names other values."""
+    from onnx import numpy_helper
+
     for tensor in graph.initializer:
-        if tensor.name in theirs:
-            tensor.CopyFrom(theirs[tensor.name])
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
 
 
 def worth(tensor: TensorProto) -> bool:

@@ -32,9 +32,9 @@ MARGIN_DB = 3.0
 """What the typical sample must have more than the hardest."""
 
 LEVELS = (0.0, 3.0, 6.0)
-"""Room of the hardest sample: at the first a model stays as it is. Where something has to stay in
-float, the highest that can be reached is aimed at, since other samples cost more than those of
-calibration (PP-OCR's and an emotion classifier's up to 5 dB)."""
+"""Room of the hardest sample: at the first int8's limits are kept. The highest that can be reached
+is aimed at, since other samples cost more than those of calibration (PP-OCR's and an emotion
+classifier's up to 5 dB, a voice detector's 6)."""
 
 SAMPLES = 64
 """Calibration samples that a quantized model is tried on, spread over all."""

@@ -1,4 +1,6 @@
-"""Biases of a TFLite file that take back what rounded weights add on average: see `onnx_bias`."""
+"""Weights of a TFLite file whose errors in int8 cancel, and biases that take back what is left on
+average: see `onnx_bias`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.rounding import LEVELS
+from crosscast.targets.families.tflite_compensation import compensated
 from crosscast.targets.families.tflite_dynamic import HYBRID, rounded
 from crosscast.targets.families.tflite_samples import calibration
 from crosscast.targets.families.tflite_sensitivity import values
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def corrected(content: bytes, samples: Path) -> bytes:
-    """The float file whose biases make up for weights in int8, by the samples' means."""
-    copy = bytearray(content)
+    """The float file whose weights and biases are made for int8, by the samples."""
+    exact = files.parse(content)
+    copy = bytearray(compensated(content, samples))
     made = files.parse(copy)
     graph = made.subgraphs[0]
     served = [operator for operator in graph.operators if _is_served(made, graph, operator)]
@@ -29,7 +33,9 @@ def corrected(content: bytes, samples: Path) -> bytes:
         tensor = graph.tensors[operator.inputs[2]]
         if holders[tensor.buffer] == 1:
             bias = files.data_of(made, tensor).view("float32")
-            bias -= _offset(made, graph, operator, means[int(operator.inputs[0])])
+            name, mean = files.operator_name(made, operator), means[int(operator.inputs[0])]
+            before, after = (_weights(model, operator) for model in (exact, made))
+            bias -= _offset(name, _error(name, before, after), mean)
     return bytes(copy)
 
 
@@ -58,14 +64,16 @@ def _means(content: bytes, indices: Sequence[int], samples: Path) -> dict[int, N
     return {index: sums[index] / counts[index] for index in counts}
 
 
-def _offset(made: Any, graph: Any, operator: Any, mean: NDArray[Any]) -> NDArray[Any]:
+def _weights(made: Any, operator: Any) -> NDArray[Any]:
+    tensor = made.subgraphs[0].tensors[operator.inputs[1]]
+    weights: NDArray[Any] = files.data_of(made, tensor).view("float32")
+    return weights.reshape(files.signature_of(tensor))
+
+
+def _offset(name: str, error: NDArray[Any], mean: NDArray[Any]) -> NDArray[Any]:
     """The mean of what the errors of an operator's weights add, by output channel."""
     import numpy as np
 
-    name = files.operator_name(made, operator)
-    tensor = graph.tensors[operator.inputs[1]]
-    weights = files.data_of(made, tensor).view(np.float32).reshape(files.signature_of(tensor))
-    error = _error(weights, rounded(name, weights), HYBRID[name]).astype(np.float64)
     offset: NDArray[Any]
     if name == "DEPTHWISE_CONV_2D":
         by_channel = error.reshape(-1, error.shape[-1]).sum(axis=0)
@@ -81,12 +89,14 @@ def _offset(made: Any, graph: Any, operator: Any, mean: NDArray[Any]) -> NDArray
     return offset
 
 
-def _error(weights: NDArray[Any], kept: NDArray[Any], axis: int) -> NDArray[Any]:
-    """What int8 adds to weights that are rounded to `kept` first."""
+def _error(name: str, exact: NDArray[Any], given: NDArray[Any]) -> NDArray[Any]:
+    """What int8 adds to `exact` weights that were `given` to it in their place; float64."""
     import numpy as np
 
-    others = tuple(place for place in range(kept.ndim) if place != axis)
+    kept = rounded(name, given)
+    others = tuple(place for place in range(kept.ndim) if place != HYBRID[name])
     scale = np.abs(kept).max(axis=others, keepdims=True) / LEVELS
     scale = np.where(scale > 0, scale, 1.0)
-    error: NDArray[Any] = np.clip(np.rint(kept / scale), -LEVELS, LEVELS) * scale - weights
+    levels = np.clip(np.rint(kept / scale), -LEVELS, LEVELS)
+    error: NDArray[Any] = (levels * scale - exact).astype(np.float64)
     return error

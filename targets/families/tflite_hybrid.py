@@ -56,20 +56,20 @@ def to_int8(
 
 
 def _chosen(content: bytes, plain: Any, samples: Path) -> tuple[Any, Kept]:
-    """The first way that leaves room to int8's limits, or else the one that leaves most, and the
-    file's objects. plain: those of the first way.
+    """The file's objects as they are, where these leave ample room to int8's limits, or corrected,
+    or computing in float: the first way that leaves room, or else the one that leaves most.
+    plain: the objects of the first way.
     """
     trial = Trial(content, samples)
     best = trial.room(files.packed(plain)), plain, Kept()
-    if best[0].reaches(LEVELS[0]):
+    if best[0].reaches(LEVELS[-1]):
         return plain, Kept()
     biased = corrected(content, samples)
     for kept in (Kept(corrected=True), Kept(_hybrid(content), True, True)):
         made = _made(biased, kept)
-        room = trial.room(files.packed(made))
-        if room.reaches(LEVELS[0]):
-            return made, kept
-        best = min(best, (room, made, kept), key=lambda way: way[0].cost)
+        best = min(best, (trial.room(files.packed(made)), made, kept), key=lambda way: way[0].cost)
+        if best[0].reaches(LEVELS[-1]):
+            break
     return best[1:]
 
 
