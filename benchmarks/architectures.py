@@ -29,6 +29,18 @@ def seeded(make: Any, *args: Any, **kwargs: Any) -> nn.Module:
     return make(*args, **kwargs).eval()
 
 
+def settled(model: nn.Module, shape: torch.Size) -> nn.Module:
+    """The model with the statistics of such images in its norms: with none, its outputs are mostly
+    the same for all.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+    with torch.no_grad():
+        model.train()(torch.rand(shape))
+    return model.eval()
+
+
 def of(config: str, model: str, **settings: Any) -> nn.Module:
     """A transformers model from its settings."""
     import transformers
@@ -266,12 +278,11 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sequential(
             nn.Conv2d(24, 6, 1), nn.SiLU(), nn.Conv2d(6, 24, 1), nn.Hardsigmoid()
         )
-        self.head = nn.Linear(24, 10)
+        self.head = nn.Conv2d(24, 10, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = F.hardswish(self.depth(self.stem(image)))
-        x = x * self.gate(x.mean((2, 3), keepdim=True))
-        return self.head(x.mean((2, 3)))
+        return self.head(x * self.gate(x.mean((2, 3), keepdim=True)))
 
 
 class Dense(nn.Module):
@@ -310,7 +321,7 @@ def super_resolution() -> nn.Module:
 
 
 def squeeze_excite() -> nn.Module:
-    return seeded(SqueezeExcite)
+    return settled(seeded(SqueezeExcite), torch.Size([8, 3, 64, 64]))
 
 
 def dense() -> nn.Module:

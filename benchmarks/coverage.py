@@ -145,6 +145,7 @@ def edit(name: str, config: Path) -> None:
     if not edits:
         return
     value = yaml.safe_load(config.read_text())
+    value["source"] |= edits.get("source", {})
     for given, entries in edits.get("inputs", {}).items():
         mine = value["inputs"][given]
         bounds = [dim for dim in mine["shape"] if "shape" in entries and isinstance(dim, str)]

@@ -22,6 +22,10 @@ SIDES = (
 GUESSES = 400
 
 TEXT = ("input_ids", "ids", "tokens", "token_ids", "text", "src", "tgt", "idx", "indices")
+CHUNKS = (512, 256, 480, 160)
+"""Samples of sound that are usually taken at a time: 32, 16, 30 and 10 ms at 16 kHz."""
+FEW = 4
+"""Sizes up to this are channels or layers, which nobody chooses."""
 MELS = (40, 64, 80, 100, 128)
 """Numbers of bands that spectrograms of sound usually have."""
 
@@ -74,6 +78,8 @@ def options_of(argument: Argument, clues: Clues) -> list[Option]:
     """What an argument may be, by its name and else by the first layers."""
     by_name = list(_by_name(argument.name, argument.kind, clues))
     by_layer = list(_by_layers(argument.name, clues))
+    if any(layer.kind == "Conv1d" for layer in clues.layers):
+        by_layer += [(_float(argument.name, "batch", size),) for size in CHUNKS]
     found = [*by_name, *by_layer] or [(_float(argument.name, "batch", 16),)]
     return list(dict.fromkeys(found))
 
@@ -228,6 +234,22 @@ def sizes_of(inputs: Sequence[Input], clues: Clues) -> dict[str, tuple[Size, ...
                     sizes = names.SEQUENCE
                 found.setdefault(dim, _limited(dim, sizes, clues))
     return found
+
+
+def tried_sizes(inputs: Sequence[Input], clues: Clues) -> list[str]:
+    """What is to be said of sizes that neither a layer nor a setting shows."""
+    shown = {layer.takes for layer in clues.layers} | {layer.state[1] for layer in clues.layers}
+    for value in clues.config.values():
+        shown |= {one for one in (value if isinstance(value, list | tuple) else [value])
+                  if isinstance(one, int)}  # fmt: skip
+    names = [
+        one.name
+        for one in inputs
+        if any(isinstance(dim, int) and dim > FEW and dim not in shown for dim in one.shape[1:])
+    ]
+    listed = ", ".join(f"'{name}'" for name in names)
+    told = f"The sizes of {listed} are the first that the model took: write yours into `shape`."
+    return [told] if names else []
 
 
 def _limited(dim: str, sizes: tuple[Size, ...], clues: Clues) -> tuple[Size, ...]:

@@ -26,7 +26,7 @@ from crosscast.pipeline.init.torch_clues import (
     first_layers,
     settings_of,
 )
-from crosscast.pipeline.init.torch_guess import Clues, guesses, sizes_of
+from crosscast.pipeline.init.torch_guess import Clues, guesses, sizes_of, tried_sizes
 from crosscast.pipeline.init.torch_watch import watched
 from crosscast.pipeline.init.writer import template
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor
@@ -54,11 +54,14 @@ def look(keys: Mapping[str, Any], options: Mapping[str, Any]) -> Facts:
     try:
         return _look(keys, options)
     except CrosscastError as error:
-        for name in _parts(options):
+        parts = _parts(options)
+        for name in parts:
             part = {"submodule": name}
             with contextlib.suppress(CrosscastError):
                 found = _look({**keys, **part}, {**options, **part})
                 note = f"Its part '{name}' is taken, since the whole cannot be: {error.message}"
+                if others := [other for other in parts if other != name]:
+                    note += f"; other parts, for `submodule`: {', '.join(others)}"
                 return replace(found, notes=(*found.notes, note))
         raise
 
@@ -94,7 +97,10 @@ def _look(keys: Mapping[str, Any], options: Mapping[str, Any]) -> Facts:
         operators=counts,
         weights=weights,
         limits=of_layers(counts, inputs, weights),
-        notes=(f"A PyTorch model: {_described(module)}.",),
+        notes=(
+            f"A PyTorch model: {_described(module)}.",
+            *(() if stated else tried_sizes(inputs, clues)),
+        ),
     )
 
 

@@ -50,6 +50,9 @@ All others are scales and zero points."""
 MOVING = ("Gather", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity")
 """Operators that pass stored numbers on."""
 
+INTEGER = ("MatMulInteger", "ConvInteger")
+"""Operators that give sums of products of stored numbers."""
+
 BLOCKWISE = ("MatMulNBits", "GatherBlockQuantized")
 """Those that keep several numbers in a byte."""
 
@@ -139,16 +142,22 @@ def _weights(held: Held) -> Iterator[tuple[str, int]]:
 
 
 def _factors(held: Held) -> set[str]:
-    """What stored numbers are multiplied with once they are cast: their scales."""
+    """What numbers are multiplied with once they are cast, stored ones or the sums of an integer
+    product: their scales. Those of a product come multiplied with each other.
+    """
     numbers = {name for name, (dtype, _) in held.constants.items() if dtype in BYTES}
     wide, factors = set[str](), set[str]()
     for node in held.nodes:
-        if node.operator in MOVING and numbers & set(node.inputs[:1]):
+        moved = node.operator in MOVING and numbers & set(node.inputs[:1])
+        if moved or node.operator in INTEGER:
             numbers.update(node.outputs)
         elif node.operator == "Cast" and numbers & set(node.inputs):
             wide.update(node.outputs)
         elif node.operator == "Mul" and wide & set(node.inputs):
             factors.update(set(node.inputs) - wide)
+    for node in reversed(held.nodes):
+        if node.operator == "Mul" and factors & set(node.outputs):
+            factors.update(node.inputs)
     return factors
 
 

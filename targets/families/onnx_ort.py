@@ -10,8 +10,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.base import Options, Precision
+from crosscast.targets.base import SAID, Options, Precision
 from crosscast.targets.families import onnx as family
+from crosscast.targets.families import onnx_norms, onnx_runtime
 from crosscast.targets.families import onnx_ort_file as files
 from crosscast.targets.families.onnx_audit import Held, Node, audit
 from crosscast.targets.families.onnx_runtime import FLOAT16, OnnxSession, held_in
@@ -43,6 +44,9 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
             "ort: the model's weights lie beside it; the format keeps one file below 2 GiB",
             fix="start from a smaller precision, such as `from: onnx-int8`",
         )
+    made, said = family.load(model), ""
+    if onnx_runtime.precision(artifact=model).delivered == "fp32":
+        made, said = onnx_norms.steadied(made, tree=model)
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = getattr(
         onnxruntime.GraphOptimizationLevel, LEVELS[chosen.optimization]
@@ -52,7 +56,7 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
     settings.log_severity_level = 3
     try:
         onnxruntime.InferenceSession(
-            model / family.MODEL,
+            made.SerializeToString() if said else model / family.MODEL,
             settings,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=["ConstantFolding"],
@@ -61,7 +65,7 @@ def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
         raise StageError(f"ort: ONNX Runtime cannot convert the model: {error}") from error
     path = out / MODEL
     path.write_bytes(files.canonical(path.read_bytes()))
-    family.carry(model, out)
+    family.carry(model, out, **({SAID: said} if said else {}))
 
 
 def open(*, artifact: Path) -> OnnxSession:

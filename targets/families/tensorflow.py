@@ -36,11 +36,12 @@ _PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def framework() -> Any:
-    """TensorFlow, ready to compute in one thread, so that sums are taken in one order."""
+    """TensorFlow, ready to compute in one thread, so that sums are taken in one order.
+
+    A process in which it has computed before keeps the threads that it has.
+    """
     from crosscast.targets.families.tensorflow_import import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     return tf
 
 

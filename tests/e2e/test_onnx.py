@@ -270,6 +270,19 @@ def test_fp16_of_a_tensor_that_two_fp32_operators_read(tmp_path: Path) -> None:
     assert net.snr(onnx_fp16, converted(net, onnx_fp16, "fp16")) > 50
 
 
+def test_a_norm_of_a_plain_image_is_as_exact_as_pytorchs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.SiLU()
+    net = Net.__new__(Net)
+    net.module, net.root = nn.Sequential(*layers).eval(), tmp_path
+    net.x = torch.ones(2, 3, 192, 192)
+    net.wanted = net.module(net.x).detach().numpy()
+    net.exported = net._exported()
+    assert net.snr(target, converted(net, target, "plain")) < 90
+    (net.exported / "notes.json").write_text(json.dumps({"exporter": "torch.onnx"}))
+    assert net.snr(target, converted(net, target, "staged")) > 100
+
+
 def test_samples_that_do_not_fit_are_a_stage_error(tmp_path: Path) -> None:
     net = Net("cnn", tmp_path)
     model, out = converted(net, onnx_int8, "fp32"), net.place("int8")

@@ -15,6 +15,7 @@ from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.pipeline.sources import tensorflow as source
 from crosscast.pipeline.sources.outputs import examples
 from crosscast.targets.families import onnx_runtime, tflite, tflite_runtime
+from crosscast.targets.families.tensorflow import framework
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 
@@ -109,6 +110,13 @@ def sessions(of: dict[str, Any], declared: Signature, out: Path) -> list[Any]:
         onnx_runtime.open(artifact=trees["onnx"]),
         tflite_runtime.open(artifact=out / "tflite"),
     ]
+
+
+def test_what_has_computed_already_is_ready() -> None:
+    from crosscast.targets.families.tensorflow_import import tensorflow as tf
+
+    assert float(tf.constant(1.0) + 1.0) == 2.0
+    assert framework() is tf
 
 
 def test_a_function_with_control_flow(tmp_path: Path) -> None:

@@ -148,6 +148,24 @@ def test_what_most_bytes_are_in_decides() -> None:
         refuse_unless(audit(Held(constants={})), "int8", target="it")
 
 
+def test_scales_of_an_integer_product_are_no_weights() -> None:
+    nodes = [
+        Node(operator="DynamicQuantizeLinear", inputs=["x"], outputs=["q", "xs", "xz"]),
+        Node(operator="Mul", inputs=["xs", "ws"], outputs=["scales"]),
+        Node(operator="MatMulInteger", inputs=["q", "w", "xz", "wz"], outputs=["sums"]),
+        Node(operator="Cast", inputs=["sums"], outputs=["wide"]),
+        Node(operator="Mul", inputs=["wide", "scales"], outputs=["product"]),
+        Node(operator="Mul", inputs=["product", "gain"], outputs=["y"]),
+    ]
+    constants = {
+        "w": ("int8", 96),
+        "wz": ("int8", 8),
+        "ws": ("float32", 99),
+        "gain": ("float32", 32),
+    }
+    assert audit(Held(constants=constants, nodes=nodes)).weights == {"float32": 32, "int8": 96}
+
+
 def branching() -> Any:
     """A condition whose branches read a weight of the graph around them and one of their own."""
     info = onnx.helper.make_tensor_value_info

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from crosscast.pipeline.init.torch_guess import Argument, Clues, Layer, guesses, sizes_of
+from crosscast.pipeline.init.facts import Input
+from crosscast.pipeline.init.torch_guess import (
+    Argument,
+    Clues,
+    Layer,
+    guesses,
+    sizes_of,
+    tried_sizes,
+)
 
 CONV = Layer("Conv2d", 3)
 LSTM = Layer("LSTM", 20, (4, 32))
@@ -74,3 +82,29 @@ def test_images_of_three_channels_are_tried_whatever_layer_was_made_first() -> N
     shapes = [one[0].shape for one in guesses([Argument(name="x")], Clues(layers=(inner,)))]
     assert shapes[0][1] == 32
     assert {shape[1] for shape in shapes} == {32, 3, 1}
+
+
+def test_chunks_of_sound_come_last_where_a_signal_is_convolved() -> None:
+    clues = Clues(layers=(Layer("Conv1d", 129),))
+    found = [one.shape for (one,) in guesses([Argument(name="x")], clues)]
+    assert found[:2] == [("batch", 129, "sequence"), ("batch", "sequence", 129)]
+    assert found[2:] == [("batch", size) for size in (512, 256, 480, 160)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer", "config", "told"),
+    [
+        (("batch", 3, 224, 224), CONV, {}, True),
+        (("batch", 3, 64, 96), CONV, {"image_size": [64, 96]}, False),
+        (("batch", 784), Layer("Linear", 784), {}, False),
+        ((4, "batch", 32), LSTM, {}, False),
+        (("batch", 512), Layer("Conv1d", 129), {}, True),
+    ],
+)
+def test_sizes_that_nothing_shows_are_told(
+    shape: tuple[Any, ...], layer: Layer, config: Any, told: bool
+) -> None:
+    one = Input(name="x", shape=shape, dtype="float32")
+    said = tried_sizes((one,), Clues(layers=(layer,), config=config))
+    assert bool(said) == told
+    assert all("'x'" in line for line in said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from crosscast.pipeline.parity.samples import Case, write_cases
 from crosscast.targets import onnx_fp16
-from crosscast.targets.families import onnx_strict
+from crosscast.targets.families import onnx_float16, onnx_strict, onnx_widen
+from crosscast.targets.families.onnx import with_types
 
 RNG = np.random.default_rng(0)
 DENSE = (RNG.standard_normal((64, 64)) / 8).astype(np.float32)
@@ -148,3 +150,38 @@ def test_strict_rounds_what_runtimes_without_fp16_leave_exact() -> None:
     session = onnxruntime.InferenceSession(strict.SerializeToString())
     assert session.run(None, {"x": np.array([300], np.float32)})[0] == np.inf
     assert session.run(None, {"x": np.array([3], np.float32)})[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("losses", "compute"),
+    [
+        ([(1, -3), (0, -9)], "mixed"),
+        ([(5, -3), (4, -4), (3, -5)], ""),
+        ([(5, -3), (2, -3), (1, -3)], "mixed"),
+        # one element's error is chance, the noise of the typical case is not
+        ([(5, -30), (5, -31), (6, -40)], "float32"),
+        ([(5, -math.inf), (5, -math.inf), (5, -math.inf)], ""),
+        ([(math.inf, math.inf), (math.inf, math.inf), (4, -9)], "float32"),
+    ],
+)
+def test_where_none_is_good_enough_the_best_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[Any], compute: str
+) -> None:
+    left = iter(losses)
+    monkeypatch.setattr(onnx_widen._Trial, "loss", lambda *_: onnx_widen.Loss(*next(left)))
+    said = converted(place(tmp_path, small(), s=np.float32(1)), tmp_path)[1]
+    assert f"compute: {compute}" in said if compute else said == ""
+
+
+def test_noise_is_seen_behind_a_sure_answer(tmp_path: Path) -> None:
+    nodes = products(
+        helper.make_node("Add", ["h", "sure"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["y"]),
+    )
+    tree = place(tmp_path, nodes, sure=np.float32(40))
+    model = onnx.load(tree / "model.onnx")
+    trial = onnx_widen._Trial.of(model, tree, None)
+    assert trial is not None
+    loss = trial.loss(onnx_float16.halved(with_types(model), keep_io=True))
+    assert loss.lack < -60
+    assert -60 < loss.noise < 0
