@@ -68,15 +68,13 @@ def patches(value: NDArray[Any], window: Window, most: int) -> NDArray[Any]:
     steps = [slice(None, None, step) for step in (*window.strides, *window.dilations)]
     spread = np.moveaxis(seen[:, :, *steps], 1, 1 + rank)
     places = _places(int(np.prod(spread.shape[: 1 + rank])), most)
-    rows: NDArray[Any] = spread[np.unravel_index(places, spread.shape[: 1 + rank])].reshape(
-        places.size, -1
-    )
-    return rows
+    return spread[np.unravel_index(places, spread.shape[: 1 + rank])].reshape(places.size, -1)
 
 
 def some(rows: NDArray[Any], most: int) -> NDArray[Any]:
     """`most` of the rows, or all."""
-    return rows[_places(len(rows), most)]
+    chosen: NDArray[Any] = rows[_places(len(rows), most)]
+    return chosen
 
 
 def _places(count: int, most: int) -> NDArray[Any]:
@@ -123,9 +121,10 @@ def compensated(filters: NDArray[Any], correlations: NDArray[Any]) -> NDArray[An
     turned = np.take_along_axis(correlations, order[:, :, None], 1)
     spread = _spread(np.take_along_axis(turned, columns, 2))
     levels = _levels(np.take_along_axis(exact, columns, 2) / scale, ends, spread)
-    result: NDArray[Any] = np.empty_like(levels)
+    result = np.empty_like(levels)
     np.put_along_axis(result, columns, levels, 2)
-    return (result * scale).astype(np.float32)
+    kept: NDArray[Any] = (result * scale).astype(np.float32)
+    return kept
 
 
 def _spread(correlations: NDArray[Any]) -> NDArray[Any]:
@@ -138,8 +137,7 @@ def _spread(correlations: NDArray[Any]) -> NDArray[Any]:
     ridge = np.where(unread, 1.0, DAMPING * diagonal.mean(axis=1, keepdims=True))
     inverse = np.linalg.inv(correlations + ridge[:, :, None] * np.eye(length))
     symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
-    factor: NDArray[Any] = np.linalg.cholesky(symmetric).transpose(0, 2, 1)
-    return factor
+    return np.linalg.cholesky(symmetric).transpose(0, 2, 1)
 
 
 def _levels(exact: NDArray[Any], ends: NDArray[Any], spread: NDArray[Any]) -> NDArray[Any]:
