@@ -93,7 +93,7 @@ def pitch_parity() -> Samples:
 
 def pitch_calibration() -> Samples:
     """Other melodies."""
-    yield from heard("input_2", others())
+    yield from heard("input_2", melody.calibration())
 
 
 def pitch_onnx_parity() -> Samples:
@@ -103,7 +103,7 @@ def pitch_onnx_parity() -> Samples:
 
 def pitch_onnx_calibration() -> Samples:
     """The same under the name in the ONNX file."""
-    yield from heard("serving_default_input_2:0", others())
+    yield from heard("serving_default_input_2:0", melody.calibration())
 
 
 def detector_parity() -> Samples:
@@ -212,13 +212,6 @@ def grey(name: str, files: tuple[str, ...]) -> Samples:
     for file in files:
         pixels = square(file, 64).mean(axis=-1, keepdims=True)
         yield {name: (pixels / 255 - 0.5) * 2}
-
-
-def others() -> Samples:
-    """Melodies that `melody.parity` does not play."""
-    for notes in ([48, 52, 55, 60], [69, 71, 72, 76, 74], [40, 43, 47], [57, 60, 64, 65]):
-        yield melody.window(notes)
-    yield melody.window([55, 59, 62], together=True)
 
 
 def heard(name: str, sounds: Samples) -> Samples:

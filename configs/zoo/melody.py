@@ -20,6 +20,13 @@ def parity() -> Iterator[dict[str, np.ndarray]]:
     yield window([62, 66, 69], together=True)
 
 
+def calibration() -> Iterator[dict[str, np.ndarray]]:
+    """Other melodies, one of them in chords."""
+    for notes in ([48, 52, 55, 60], [69, 71, 72, 76, 74], [40, 43, 47], [57, 60, 64, 65]):
+        yield window(notes)
+    yield window([55, 59, 62], together=True)
+
+
 def window(notes: list[int], *, together: bool = False) -> dict[str, np.ndarray]:
     """Notes (MIDI numbers) one after the other, or all at once: float32[1, LENGTH, 1]."""
     sound = np.random.default_rng(notes).normal(0, NOISE, LENGTH)

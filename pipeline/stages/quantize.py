@@ -23,7 +23,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
 
 
 def _said(kept: Mapping[str, Any]) -> str:
-    """What stays in float, in a line."""
+    """What was done for answers to stay what they are, in a line."""
     counts = [f"{len(kept[key])} {key}" for key in ("activations", "weights") if kept.get(key)]
     stays = f", and {' and '.join(counts)} stay in float" if counts else ""
-    return f"int8 costs this model's answers much: its biases are corrected{stays}"
+    return f"int8 leaves answers little room: weights and biases are fitted to samples{stays}"
