@@ -26,7 +26,7 @@ from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, foreca
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.store import Store
 from crosscast.targets import TARGETS
-from crosscast.targets.base import Target
+from crosscast.targets.base import Target, narrowed
 
 
 def build(
@@ -110,6 +110,7 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
                     "precision_asked": _asked(target, manifest),
                     "layout": None,
                     "io": manifest.get("io"),
+                    "narrowed": narrowed(target),
                     "parity": manifest["verdict"].get("parity", {}),
                 },
                 out=out,

@@ -17,7 +17,7 @@ from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
-from crosscast.targets.base import toolchains, tried
+from crosscast.targets.base import narrowed, toolchains, tried
 
 if TYPE_CHECKING:
     from crosscast.targets.base import Kind, Target
@@ -332,6 +332,7 @@ class _Builder:
                 "precision_asked": self._precision_asked(name),
                 "layout": self._layout(name),
                 "io": self._io(name),
+                "narrowed": narrowed(target),
                 "parity": settings.parity_options(),
             },
             inputs={"model": Output(model), "reference": Output(self._reference())},
@@ -363,6 +364,7 @@ class _Builder:
                 "format": target.format,
                 "layout": self._layout(name),
                 "io": self._io(name),
+                "narrowed": narrowed(target),
                 "source": self.source_options["kind"],
                 "allow_unverified": settings.allow_unverified,
                 "preprocessing": self._preprocessing(),

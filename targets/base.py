@@ -186,6 +186,13 @@ def tried(target: Target) -> bool:
     return "samples" in signature(target.convert).parameters
 
 
+def narrowed(target: Target) -> dict[str, str]:
+    """What the target's inputs and outputs are for dtypes of the source that its format has no form
+    of: its member `narrowed`, by the source's dtype. Empty for those that have none.
+    """
+    return dict(getattr(target, "narrowed", {}))
+
+
 def toolchains(target: Target) -> dict[Kind, Toolchain]:
     """Where the target's `convert` runs, by the kind that it starts from, best first."""
     chain = target.toolchain

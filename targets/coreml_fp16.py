@@ -13,9 +13,12 @@ QuantizeOptions: type[BaseOptions] | None = None
 summary = "Core ML ML Program, fp16 inside, fp32 inputs and outputs, for iOS and macOS"
 format: Kind = "coreml"
 precision_asked: Delivered = "fp16"
-accepts: tuple[Kind, ...] = ("exported_program", "saved_model", "onnx")
+# ONNX before PyTorch programs: coremltools' front end for these lacks what torch.export writes for
+# most transformers (where.ScalarOther, new_ones, __and__) and for recurrent layers of any length.
+accepts: tuple[Kind, ...] = ("saved_model", "onnx", "exported_program")
 toolchain = family.CONVERTERS
 runtime = family.COREML
+narrowed = family.NARROWED
 quantizer: Toolchain | None = None
 quantize = None
 calibrated = False

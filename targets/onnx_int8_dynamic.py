@@ -6,7 +6,7 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import onnx as family
-from crosscast.targets.families import onnx_dynamic, onnx_runtime, onnx_usage
+from crosscast.targets.families import onnx_dynamic, onnx_norms, onnx_runtime, onnx_usage
 
 Options: type[BaseOptions] = family.OnnxOptions
 QuantizeOptions: type[BaseOptions] | None = onnx_dynamic.DynamicOptions
@@ -19,7 +19,7 @@ quantizer: Toolchain | None = family.ONNX
 quantize = onnx_dynamic.quantize
 calibrated: bool | None = None
 no_runtime = ""
-convert = family.convert
+convert = onnx_norms.convert
 open = onnx_runtime.open
 precision = onnx_runtime.precision
 usage = onnx_usage.usage

@@ -36,7 +36,12 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     signature = read_signature(inputs["reference"])
     _write_vectors(inputs["reference"] / VECTORS, signature, layout, out / VECTORS)
     verdict = _json(inputs["verdict"] / "verdict.json")
-    shipped = _shipped(signature.permuted(layout), options["io"], verdict.pop("quantization"))
+    shipped = _shipped(
+        signature.permuted(layout),
+        verdict.pop("quantization"),
+        io=options["io"],
+        narrowed=options["narrowed"],
+    )
     calibrated = "calibration" in inputs
     manifest = {
         "schema": 1,
@@ -72,7 +77,11 @@ def _precision(model: Path, held: dict[str, Any] | None) -> dict[str, Any] | Non
 
 
 def _shipped(
-    signature: Signature, io: str | None, quantization: Mapping[str, list[Any]]
+    signature: Signature,
+    quantization: Mapping[str, list[Any]],
+    *,
+    io: str | None,
+    narrowed: Mapping[str, str],
 ) -> Signature:
     """The signature with the dtypes that the artifact has."""
 
@@ -82,8 +91,8 @@ def _shipped(
 
     return replace(
         signature,
-        inputs=tuple(map(told, delivered(signature.inputs, io))),
-        outputs=tuple(map(told, delivered(signature.outputs, io))),
+        inputs=tuple(map(told, delivered(signature.inputs, io=io, narrowed=narrowed))),
+        outputs=tuple(map(told, delivered(signature.outputs, io=io, narrowed=narrowed))),
     )
 
 

@@ -55,7 +55,8 @@ def verify(
     signature, vectors: of the source, in its layout; the vectors are read several times.
     options: open, precision: references to the target's functions. no_runtime: why it cannot run
     here, or empty. precision_asked. layout, io: of the artifact, and the dtype of its floats;
-    None for the source's. parity: the user's limits.
+    None for the source's. narrowed: dtypes that it has in place of the source's. parity: the
+    user's limits.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
     asked = _asked(artifact, options["precision_asked"])
@@ -88,6 +89,7 @@ def verify(
         signature=signature,
         layout=options["layout"],
         io=options["io"],
+        narrowed=options["narrowed"],
         baseline=baseline,
         precision=held.delivered,
         limits=limits,
@@ -128,6 +130,7 @@ class _Trial:
     signature: Signature
     layout: Layout | None
     io: str | None
+    narrowed: Mapping[str, str]
     baseline: Baseline
     precision: str
     limits: Tolerance
@@ -144,11 +147,14 @@ class _Trial:
     def declared(self) -> list[str]:
         """What the artifact declares otherwise than the source, one line each."""
         wanted = self.signature.permuted(self.layout)
-        inputs, outputs = delivered(wanted.inputs, self.io), delivered(wanted.outputs, self.io)
+        inputs, outputs = self._delivered(wanted.inputs), self._delivered(wanted.outputs)
         return [
             *_compare_declared("input", self.session.inputs, inputs, wanted.dims),
             *_compare_declared("output", self.session.outputs, outputs, wanted.dims),
         ]
+
+    def _delivered(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return delivered(tensors, io=self.io, narrowed=self.narrowed)
 
     def quantization(self) -> dict[str, tuple[float, int]]:
         """Scale and zero point of the inputs and outputs that have them, by name."""
@@ -182,7 +188,7 @@ class _Trial:
     def _restored(self, got: Arrays) -> Arrays:
         """The outputs in the dtypes that the source gives, where the artifact has others."""
         found = {name: np.asarray(array) for name, array in got.items()}
-        if self.io is None:
+        if self.io is None and not self.narrowed:
             return found
         declared = {tensor.name: tensor for tensor in self.session.outputs}
         wanted = [tensor for tensor in self.signature.outputs if tensor.name in declared]
@@ -198,7 +204,7 @@ class _Trial:
         # copies, since a runtime may write into what it is given
         copies = {name: array.copy() for name, array in case.arrays.items()}
         fed = permute(copies, tensors=self.signature.inputs, layout=self.layout)
-        if self.io is not None:
+        if self.io is not None or self.narrowed:
             return given(fed, tensors=self.session.inputs)
         return {tensor.name: fed[tensor.name] for tensor in self.signature.inputs}
 

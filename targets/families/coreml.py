@@ -18,7 +18,6 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind, Options, Precision, Session
-from crosscast.targets.families import onnx as onnx_family
 from crosscast.targets.families import tensorflow as tensorflow_family
 from crosscast.targets.families import torch as torch_family
 from crosscast.targets.families.coreml_names import Renamed, own_names
@@ -37,16 +36,16 @@ COREML_TENSORFLOW = Toolchain(
     name="coreml-tensorflow",
     preload=tensorflow_family.PRELOAD,
     later=("coremltools",),
-    hidden=("torch", "sklearn", "xgboost", "libsvm"),
-    distributions=("coremltools", "tensorflow", "numpy"),
+    hidden=("sklearn", "xgboost", "libsvm"),
+    distributions=("coremltools", "tensorflow", "torch", "numpy"),
     extra="coreml,tensorflow",
 )
 COREML_ONNX = Toolchain(
     name="coreml-onnx",
-    preload=onnx_family.ONNX.preload,
+    preload=torch_family.PRELOAD,
     later=("coremltools",),
-    hidden=("torch", "tensorflow", "sklearn", "xgboost", "libsvm"),
-    distributions=("coremltools", "onnx", "numpy"),
+    hidden=("tensorflow", "sklearn", "xgboost", "libsvm"),
+    distributions=("coremltools", "onnx", "torch", "numpy"),
     extra="coreml,onnx",
 )
 CONVERTERS: Mapping[Kind, Toolchain] = {
@@ -71,6 +70,12 @@ WEIGHT_DTYPES = {
     "UINT8": "uint8",
 }
 IO_DTYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "INT32": "int32"}
+NARROWED: Mapping[str, str] = {
+    "float16": "float32",
+    "float64": "float32",
+    **dict.fromkeys(("bool", "int8", "uint8", "int16", "uint16", "int64"), "int32"),
+}
+"""What an input or output is for a dtype that Core ML's arrays do not have in a ML Program."""
 DELIVERED: Mapping[str, Delivered] = {
     "float16": "fp16",
     "float32": "fp32",
@@ -87,6 +92,12 @@ class CoreMLOptions(Options):
         default="iOS16",
         description="Oldest system that runs the model (iOS16 is macOS 13, iOS17 macOS 14 …); "
         "a later one has more operators.",
+    )
+    compute: Literal["float16", "mixed", "float32"] | None = Field(
+        default=None,
+        description="What the operators compute in: float16, mixed (products and convolutions in "
+        "float16, all else in float32) or float32 (the weights are float16). Default: the first "
+        "of these whose outputs are near those of the last in a trial.",
     )
 
 

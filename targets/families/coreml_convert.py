@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ from typing import Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.targets.base import NOTES, SAID
 from crosscast.targets.families import coreml_saved_model
 from crosscast.targets.families.coreml import DIM_PREFIX, MODEL, SPEC, CoreMLOptions
+from crosscast.targets.families.coreml_compute import RUNGS, Compute, Trial
 from crosscast.targets.families.coreml_mend import (
+    compute_precision,
     fill_pool_defaults,
     layer_of,
     mend_registry,
@@ -37,31 +41,68 @@ INPUT_DTYPES = {
     "int32": "int32",
     "int64": "int32",
 }
-REMEDY = "replace it in the model with operators that Core ML has, or remove this target"
+REMEDY = (
+    "remove `via: exported_program`, since there are more operators by way of ONNX; otherwise "
+    "replace it in the model with operators that Core ML has, or remove this target"
+)
 
 
-def convert(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
+def convert(
+    *, model: Path, options: Mapping[str, Any], out: Path, samples: Path | None = None
+) -> None:
     """Write `model.mlpackage` from a PyTorch program, a SavedModel or an ONNX graph; equal input
     gives equal bytes.
 
-    Computes in fp16; floating-point inputs and outputs are fp32, integers int32. Names and
-    dynamic dimensions are those of the signature beside the program.
+    Weights are fp16, and what computes in fp32 is so little as the outputs allow (see
+    `coreml_compute`), which the notes say; floating-point inputs and outputs are fp32, integers
+    int32. Names and dynamic dimensions are those of the signature beside the program.
+    samples: real ones to try that on, in the model's layout.
     """
-    import coremltools
-
     chosen = CoreMLOptions.model_validate(options)
     path = model / SIGNATURE
     signature = Signature.from_json(json.loads(path.read_text(encoding="utf-8")))
+    out.mkdir(parents=True, exist_ok=True)
+    compute = chosen.compute
+    if compute is None:
+        compute = _tried(model, signature, chosen.minimum, samples, out)
+    else:
+        _write(model, signature, chosen.minimum, compute, out)
+    if RUNGS[compute]:
+        (out / NOTES).write_text(json.dumps({SAID: RUNGS[compute]}) + "\n", encoding="utf-8")
+
+
+def _tried(
+    model: Path, signature: Signature, minimum: str, samples: Path | None, out: Path
+) -> Compute:
+    """Write the package that computes in as much fp16 as its outputs allow, and tell which."""
+    *rungs, widest = RUNGS
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        wide = Path(scratch)
+        _write(model, signature, minimum, widest, wide)
+        trial = Trial.of(wide, signature, samples)
+        for compute in rungs:
+            _write(model, signature, minimum, compute, out)
+            if trial.passes(out):
+                return compute
+            shutil.rmtree(out / MODEL)
+        shutil.move(wide / MODEL, out / MODEL)
+    return widest
+
+
+def _write(model: Path, signature: Signature, minimum: str, compute: Compute, out: Path) -> None:
+    """Write the package that computes in such a precision."""
+    import coremltools
+
     settings = {
-        "minimum_deployment_target": getattr(coremltools.target, chosen.minimum),
-        "compute_precision": coremltools.precision.FLOAT16,
-        "pass_pipeline": pass_pipeline(),
+        "minimum_deployment_target": getattr(coremltools.target, minimum),
+        "compute_precision": compute_precision(compute),
+        "pass_pipeline": pass_pipeline(compute),
     }
     if (model / SAVED_MODEL).is_dir():
         inputs = _inputs(signature)
         package = coreml_saved_model.converted(model, signature.outputs, inputs=inputs, **settings)
     elif (model / GRAPH).is_file():
-        package = _from_onnx(model, signature, chosen.minimum, settings)
+        package = _from_onnx(model, signature, minimum, settings)
     else:
         package = _from_torch(model, signature, settings)
     _refuse_nan(package)

@@ -10,7 +10,21 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from crosscast.targets.families.coreml_compute import HEAVY, Compute
+
 SAFE_SUB = "crosscast::sub_constant_to_add"
+HALF_CONSTANTS = "crosscast::half_constants"
+FINITE_CONSTANTS = "crosscast::finite_constants"
+IOS16 = 7
+"""The version of the specification that came with it."""
+LEAST = 64
+"""Elements of a constant that is worth an operator of its own to be stored in fp16."""
+HIGHEST = 65504.0
+"""The greatest number of fp16."""
+INFINITE = 1e38
+"""What coremltools takes for infinite as it goes to fp16."""
+MASKS, MASKED = ("select", "mul"), -1e9
+"""Operators that masks are made with, and what no score is less than where it is not masked."""
 
 
 def mend_registry() -> None:
@@ -59,8 +73,20 @@ def _dtype_name(x: Any) -> str:
     return str(types.builtin_to_string(x.dtype))
 
 
-def pass_pipeline() -> Any:
-    """The default passes of coremltools, with `conv - constant` rewritten before they fuse it.
+def compute_precision(compute: Compute) -> Any:
+    """Coremltools' setting of it."""
+    import coremltools
+
+    if compute == "float32":
+        return coremltools.precision.FLOAT32
+    if compute == "mixed":
+        return coremltools.transform.FP16ComputePrecision(lambda it: it.op_type in HEAVY)
+    return coremltools.precision.FLOAT16
+
+
+def pass_pipeline(compute: Compute) -> Any:
+    """The default passes of coremltools, with `conv - constant` rewritten before they fuse it, with
+    constants kept from becoming infinite in fp16, and with what that leaves in fp32 stored in fp16.
 
     The fusion negates the constant in place: another layer with an equal one, which an earlier
     pass made the same, would get its sign reversed.
@@ -68,9 +94,117 @@ def pass_pipeline() -> Any:
     import coremltools
 
     _register_safe_sub()
+    _register("Constants that fp16 would make infinite, at its limit.", FINITE_CONSTANTS, _bound)
+    _register("Weights of operators in fp32, in fp16.", HALF_CONSTANTS, _halve)
     pipeline = coremltools.PassPipeline()
+    if compute != "float32":
+        pipeline.insert_pass(pipeline.passes.index("common::add_fp16_cast"), FINITE_CONSTANTS)
     pipeline.insert_pass(pipeline.passes.index("common::fuse_conv_bias"), SAFE_SUB)
+    pipeline.append_pass(HALF_CONSTANTS)
+    pipeline.append_pass("common::dead_code_elimination")
     return pipeline
+
+
+def _register(described: str, full_name: str, change: Callable[[Any], None]) -> None:
+    """Make a pass of what changes the block of a function."""
+    from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
+
+    if full_name in PASS_REGISTRY:
+        return
+
+    class Pass(AbstractGraphPass):  # type: ignore[misc]
+        __doc__ = described
+
+        def apply(self, prog: Any) -> None:
+            for function in prog.functions.values():
+                change(function)
+
+    namespace, _, name = full_name.partition("::")
+    register_pass(namespace=namespace, name=name)(Pass)
+
+
+def _bound(block: Any) -> None:
+    """Bring constants that are finite in fp32 and would not be in fp16 to the limits of fp16.
+
+    A row of attention that is all masked by the least fp32 is a mean; by -inf it is NaN.
+    coremltools takes what is beyond 1e38 for infinite, and computes in fp32 with what is less, but
+    casts the result, which is then infinite where the constant is a mask's.
+    """
+    import numpy as np
+    from coremltools.converters.mil.mil import Builder
+
+    for operation in list(block.operations):
+        for inner in operation.blocks:
+            _bound(inner)
+        masks = operation.op_type in MASKS
+        for constant in _constants(operation):
+            is_mask = masks & (constant.val <= MASKED)
+            beyond = np.isfinite(constant.val) & (is_mask | (np.abs(constant.val) > INFINITE))
+            if np.any(beyond):
+                value = np.where(beyond, np.clip(constant.val, -HIGHEST, HIGHEST), constant.val)
+                with block:
+                    bounded = Builder.const(val=value.astype(np.float32), before_op=operation)
+                _replaced(operation, constant, bounded)
+
+
+def _constants(operation: Any) -> list[Any]:
+    """The fp32 constants that an operator takes, each once."""
+    import numpy as np
+
+    found: dict[Any, None] = {}
+    for given in operation.inputs.values():
+        for value in given if isinstance(given, list | tuple) else [given]:
+            is_float = getattr(getattr(value, "val", None), "dtype", None) == np.float32
+            if is_float and value.op is not None and value.op.op_type == "const":
+                found[value] = None
+    return list(found)
+
+
+def _replaced(operation: Any, old: Any, new: Any) -> None:
+    """Have an operator take a value that was made for it in place of another."""
+    operation.enclosing_block.replace_uses_of_var_after_op(
+        anchor_op=new.op, end_op=operation, old_var=old, new_var=new
+    )
+
+
+def _halve(function: Any) -> None:
+    """Store the weights of operators that compute in fp32 in fp16, cast as they load.
+
+    Recurrent layers take no fp16 before iOS 17. iOS 15 has nothing that casts a constant.
+    """
+    if function.opset_version.value >= IOS16:
+        _halve_inside(function)
+
+
+def _halve_inside(block: Any) -> None:
+    from coremltools.converters.mil.mil import Builder
+
+    made: dict[Any, Any] = {}
+    for operation in list(block.operations):
+        for inner in operation.blocks:
+            _halve_inside(inner)
+        for weight in _wide_weights(operation):
+            if weight not in made:
+                with block:
+                    made[weight] = Builder.constexpr_cast(
+                        source_val=weight.val.astype("float16"),
+                        output_dtype="fp32",
+                        before_op=operation,
+                        name=f"{weight.name}_from_fp16",
+                    )
+            _replaced(operation, weight, made[weight])
+
+
+def _wide_weights(operation: Any) -> list[Any]:
+    """The large constants that an operator takes in fp32, and of which fp16 has all."""
+    import numpy as np
+
+    return [
+        one
+        for one in _constants(operation)
+        if one.val.size >= LEAST and np.abs(one.val).max() <= HIGHEST
+    ]
 
 
 def _register_safe_sub() -> None:

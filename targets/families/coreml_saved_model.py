@@ -66,7 +66,9 @@ def _dtype(tensor: Tensor) -> Any:
 
 
 def _add_operators() -> None:
-    """Teach the front end erfc, which TensorFlow writes exact GELU with."""
+    """Teach the front end erfc, which TensorFlow writes exact GELU with, and that DivNoNan by 0
+    is 0, which it takes for a plain division.
+    """
     from coremltools.converters.mil.frontend.tensorflow.tf_op_registry import (
         _TF_OPS_REGISTRY,
         register_tf_op,
@@ -80,4 +82,11 @@ def _add_operators() -> None:
         x = Builder.erf(x=context[node.inputs[0]])
         context.add(node.name, Builder.sub(x=1.0, y=x, name=node.name))
 
+    def DivNoNan(context: Any, node: Any) -> None:
+        x, y = (Builder.cast(x=context[name], dtype="fp32") for name in node.inputs[:2])
+        ratio = Builder.real_div(x=x, y=y)
+        is_zero = Builder.equal(x=y, y=0.0)
+        context.add(node.name, Builder.select(cond=is_zero, a=0.0, b=ratio, name=node.name))
+
     register_tf_op(Erfc)
+    register_tf_op(DivNoNan, override=True)

@@ -168,7 +168,7 @@ def write_signature(
 def convert(tree: Path, name: str = "out", **options: Any) -> Path:
     out = tree.parent / name
     out.mkdir()
-    target.convert(model=tree, options=options, out=out)
+    target.convert(model=tree, options={"compute": "float16"} | options, out=out)
     return out
 
 
@@ -328,6 +328,56 @@ def test_the_recurrent_network_computes_what_torch_does(tmp_path: Path) -> None:
     (tree / "signature.json").write_text(text)
     found = coreml.evaluated(artifact=convert(tree)).run({"given": x.numpy()})["y"]
     np.testing.assert_allclose(found, module(x).detach().numpy(), atol=0.002)
+
+
+@pytest.mark.parametrize("system", ["iOS16", "iOS17"])
+def test_the_weights_of_a_recurrent_network_are_stored_in_fp16(tmp_path: Path, system: str) -> None:
+    tree = exported(tmp_path, Recurrent(), (5, 8), dynamic=False)
+    text = (tree / "signature.json").read_text().replace('"batch", 5', "2, 5")
+    (tree / "signature.json").write_text(text)
+    held = coreml.precision(artifact=convert(tree, minimum=system))
+    assert held.delivered == "fp16"
+    assert held.weights["float16"] > 10 * held.weights.get("float32", 0)
+
+
+def test_weights_beyond_fp16_stay_in_fp32(tmp_path: Path) -> None:
+    module = Recurrent()
+    module.lstm.weight_hh_l0.data[0, 0] = 1e6
+    tree = exported(tmp_path, module, (5, 8), dynamic=False)
+    text = (tree / "signature.json").read_text().replace('"batch", 5', "2, 5")
+    (tree / "signature.json").write_text(text)
+    held = coreml.precision(artifact=convert(tree))
+    assert held.weights["float32"] >= 4 * module.lstm.weight_hh_l0.numel()
+
+
+class Attended(nn.Module):  # type: ignore[misc,name-defined]
+    """Attention of which a row may be masked as a whole, where `least` makes it a mean."""
+
+    def __init__(self, least: float, *, added: bool) -> None:
+        super().__init__()
+        self.least, self.added = least, added
+
+    def forward(self, x: Any) -> Any:
+        scores = x @ x.transpose(1, 2)
+        hidden = x[:, :, :1].transpose(1, 2) < 0
+        if self.added:
+            masked = scores + hidden.float() * self.least
+        else:
+            masked = scores.masked_fill(hidden, self.least)
+        return torch.softmax(masked, -1) @ x
+
+
+@pytest.mark.parametrize(
+    ("least", "added"), [(float(np.finfo(np.float32).min), False), (-1e9, True)]
+)
+def test_a_row_that_is_masked_as_a_whole_is_a_mean(
+    tmp_path: Path, least: float, added: bool
+) -> None:
+    module = Attended(least, added=added)
+    x = torch.rand(2, 6, 16) - 0.5
+    x[1, :, 0] = -0.1
+    found = coreml.evaluated(artifact=convert(exported(tmp_path, module, (6, 16))))
+    np.testing.assert_allclose(found.run({"given": x.numpy()})["y"], module(x), atol=0.002)
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")

@@ -59,6 +59,7 @@ def judged(honest: Path, artifact: Path, target: str = "", **options: Any) -> Ve
             "precision_asked": member.precision_asked,
             "layout": None,
             "io": None,
+            "narrowed": {},
             "parity": {},
             **options,
         },

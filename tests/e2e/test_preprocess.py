@@ -184,6 +184,7 @@ def judged(honest: Path, artifact: Path) -> Verdict:
             "precision_asked": "fp32",
             "layout": None,
             "io": None,
+            "narrowed": {},
             "parity": {},
         },
     )

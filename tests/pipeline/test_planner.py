@@ -97,12 +97,26 @@ def test_ids_are_unique_and_inputs_come_first(planned: Planned) -> None:
         seen.add(step.id)
 
 
-def test_onnx_and_core_ml_are_made_from_one_exported_program(planned: Planned) -> None:
+def test_onnx_and_core_ml_are_made_from_one_graph(planned: Planned) -> None:
     found = planned("{onnx: {}, coreml-fp16: {}}")
-    assert "export exported_program" in above(found, "package onnx")
-    assert "export exported_program" in above(found, "package coreml-fp16")
+    for name in ("onnx", "coreml-fp16"):
+        assert "export exported_program" in above(found, f"package {name}")
+        assert export_of(found, name) == "export onnx opset 18"
+    assert len(ids(found, "simplify")) == 1
+
+
+def test_core_ml_is_made_from_the_program_where_the_config_says_so(planned: Planned) -> None:
+    found = planned("{coreml-fp16: {via: exported_program}}")
     assert export_of(found, "coreml-fp16") == "export exported_program"
-    assert export_of(found, "onnx") == "export onnx opset 18"
+    assert found.step("convert coreml-fp16").toolchain.name == "coreml"
+    assert not ids(found, "simplify")
+
+
+def test_a_dtype_that_the_format_lacks_is_told_to_those_who_ask(planned: Planned) -> None:
+    found = planned("{onnx: {}, coreml-fp16: {}}")
+    for stage in ("verify", "package"):
+        assert found.step(f"{stage} onnx").options["narrowed"] == {}
+        assert found.step(f"{stage} coreml-fp16").options["narrowed"]["int64"] == "int32"
 
 
 def test_tflite_targets_share_one_conversion(planned: Planned) -> None:
@@ -196,7 +210,7 @@ def test_a_target_that_the_source_cannot_give_is_refused(
         planned("{onnx: {}, coreml-fp16: {}}", source="{onnx: net.onnx}")
 
 
-def test_core_ml_starts_from_onnx_where_there_is_nothing_better(planned: Planned) -> None:
+def test_core_ml_starts_from_an_onnx_file(planned: Planned) -> None:
     found = planned("{coreml-fp16: {}}", source="{onnx: net.onnx}")
     assert ids(found, "export") == ["export onnx"]
     assert found.step("convert coreml-fp16").toolchain.name == "coreml-onnx"

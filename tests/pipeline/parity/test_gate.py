@@ -132,6 +132,7 @@ def gate(net: Net, precision: str, monkeypatch: pytest.MonkeyPatch, delivered: s
         "precision_asked": precision,
         "layout": net.layout,
         "io": None,
+        "narrowed": {},
         "parity": {},
     }
     return verify(artifact=Path("x"), signature=SIGNATURE, vectors=vectors, options=options)

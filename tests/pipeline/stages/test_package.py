@@ -91,6 +91,7 @@ def pack(tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatc
                 "format": "onnx",
                 "layout": None,
                 "io": None,
+                "narrowed": {},
                 "source": "torch",
                 "allow_unverified": "",
                 "preprocessing": {},

@@ -69,6 +69,7 @@ def verdict(
         "precision_asked": "fp32",
         "layout": None,
         "io": None,
+        "narrowed": {},
         "parity": {},
         **options,
     }

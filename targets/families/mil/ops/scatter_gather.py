@@ -43,7 +43,7 @@ def _gather(x: Tensor, indices: Tensor, axis: int, batch_dims: int, *, wrap: boo
     places = _inside(indices, x.shape[axis], wrap=wrap)
     if not batch_dims:
         made = x.index_select(axis, places.reshape(-1))
-        return made.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+        return made.reshape((*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]))
     rows = [
         _gather(row, own, axis - 1, batch_dims - 1, wrap=wrap)
         for row, own in zip(x, places, strict=True)

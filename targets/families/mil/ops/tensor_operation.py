@@ -38,6 +38,8 @@ def band_part(*, x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
 
 
 def concat(*, values: Tensors, axis: int, interleave: bool = False) -> Tensor:
+    if values[0].dim() == 0:
+        return torch.stack(values)  # scalars make a vector
     if not interleave:
         return torch.cat(values, axis)
     place = axis % values[0].dim()

@@ -177,6 +177,10 @@ def test_joined(axis: int) -> None:
     same(mixed.movedim(axis, 0)[1::2], y.movedim(axis, 0))
 
 
+def test_scalars_are_concatenated_to_a_vector() -> None:
+    same(op("concat", values=[torch.tensor(3), torch.tensor(4)], axis=0), [3, 4])
+
+
 def test_split() -> None:
     x = counted(2, 6)
     for found, wanted in zip(op("split", x=x, axis=1, num_splits=3), x.split(2, 1), strict=True):
@@ -289,6 +293,12 @@ def test_gather(axis: int, indices: Any) -> None:
         op("gather", x=x, indices=torch.tensor(indices), axis=axis),
         np.take(x.numpy(), indices, axis),
     )
+
+
+def test_one_element_gathered_from_a_vector_is_a_scalar() -> None:
+    found = op("gather", x=counted(3), indices=torch.tensor(2), axis=0)
+    assert found.shape == ()
+    assert found == 2
 
 
 def test_gather_from_each_batch() -> None:

@@ -1,0 +1,106 @@
+"""Core ML packages by the command, from sources that PyTorch's and TensorFlow's front ends alone
+get wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli import crosscast
+
+pytestmark = [pytest.mark.e2e]
+pytest.importorskip("coremltools")
+
+NETS = '''
+def tagger():
+    """Tokens to a tag and its score: integers of 64 bits in and out, a sequence of any length."""
+    import torch
+
+    class Tagger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Embedding(50, 16)
+            self.layer = torch.nn.GRU(16, 16, batch_first=True)
+            self.head = torch.nn.Linear(16, 4)
+
+        def forward(self, ids, mask):
+            hidden = self.table(ids) * torch.where(mask > 0, 1.0, 0.0)[..., None]
+            scores = self.head(self.layer(hidden)[0])
+            return {"scores": scores, "tags": scores.argmax(-1)}
+
+    torch.manual_seed(0)
+    return Tagger()
+
+
+def shares():
+    """Shares of a sum, 0 where there is nothing to share."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 8], tf.float32, name="x")])
+    def run(x):
+        positive = tf.nn.relu(x)
+        return {"y": tf.math.divide_no_nan(positive, tf.reduce_sum(positive, -1, keepdims=True))}
+
+    return run
+
+
+def tiny():
+    """What fp16 cannot compute: a mean of squares of 1e-5."""
+    import torch
+
+    class Tiny(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(16, 16)
+
+        def forward(self, x):
+            h = self.head(x) * 1e-5
+            return h / (h * h).mean(-1, keepdim=True).sqrt()
+
+    torch.manual_seed(0)
+    return Tiny()
+'''
+CONFIGS = {
+    "tagger": """
+source: {torch: nets.py:tagger}
+inputs:
+  ids: {shape: [batch, length], dtype: int64, range: [0, 49], batch: [1, 2], length: [1, 9]}
+  mask: {shape: [batch, length], dtype: int64, range: [0, 1]}
+""",
+    "shares": """
+source: {tensorflow: nets.py:shares}
+inputs:
+  x: {shape: [1, 8], dtype: float32, range: [-1, 1]}
+""",
+    "tiny": """
+source: {torch: nets.py:tiny}
+inputs:
+  x: {shape: [2, 16], dtype: float32, range: [-1, 1]}
+""",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_build_is_proven(name: str, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    config = tmp_path / "config.yaml"
+    text = f"model: {name}\nversion: 1.0.0\n{CONFIGS[name]}targets: {{coreml-fp16: {{}}}}\n"
+    config.write_text(text)
+    done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    artifact = tmp_path / "out" / name / "1.0.0/coreml-fp16"
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    assert manifest["verdict"]["status"] == "passed"
+    tensors = (*manifest["inputs"], *manifest["outputs"])
+    dtypes = {one["name"]: one["dtype"] for one in tensors}
+    wanted = {
+        "tagger": {"ids": "int32", "mask": "int32", "scores": "float32", "tags": "int32"},
+        "shares": {"x": "float32", "y": "float32"},
+        "tiny": {"x": "float32"},
+    }[name]
+    assert dtypes.items() >= wanted.items()
+    assert ("compute: mixed" in manifest["said"]) == (name == "tiny")
+    again = crosscast("verify", artifact, cache=cache)
+    assert again.returncode == 0, again.stdout + again.stderr
