@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from crosscast.targets import (
     coreml_fp16,
+    coreml_fp32,
+    coreml_int4,
+    coreml_int8,
     onnx,
     onnx_fp16,
     onnx_int4,
@@ -30,5 +33,8 @@ TARGETS: Mapping[str, Target] = {
     "tflite-fp16": tflite_fp16,
     "tflite-int8": tflite_int8,
     "tflite-int8-dynamic": tflite_int8_dynamic,
+    "coreml-fp32": coreml_fp32,
     "coreml-fp16": coreml_fp16,
+    "coreml-int8": coreml_int8,
+    "coreml-int4": coreml_int4,
 }

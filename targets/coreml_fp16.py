@@ -8,14 +8,12 @@ from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import coreml as family
 from crosscast.targets.families import coreml_convert, coreml_usage
 
-Options: type[BaseOptions] = family.CoreMLOptions
+Options: type[BaseOptions] = family.ComputeOptions
 QuantizeOptions: type[BaseOptions] | None = None
 summary = "Core ML ML Program, fp16 inside, fp32 inputs and outputs, for iOS and macOS"
 format: Kind = "coreml"
 precision_asked: Delivered = "fp16"
-# ONNX before PyTorch programs: coremltools' front end for these lacks what torch.export writes for
-# most transformers (where.ScalarOther, new_ones, __and__) and for recurrent layers of any length.
-accepts: tuple[Kind, ...] = ("saved_model", "onnx", "exported_program")
+accepts: tuple[Kind, ...] = family.ACCEPTS
 toolchain = family.CONVERTERS
 runtime = family.COREML
 narrowed = family.NARROWED

@@ -48,6 +48,14 @@ COREML_ONNX = Toolchain(
     distributions=("coremltools", "onnx", "torch", "numpy"),
     extra="coreml,onnx",
 )
+COMPRESSING = Toolchain(
+    name="coreml-compressing",
+    preload=torch_family.PRELOAD,
+    later=("coremltools",),
+    hidden=("tensorflow", "xgboost", "libsvm"),
+    distributions=("coremltools", "scikit-learn", "torch", "numpy"),
+    extra="coreml",
+)
 CONVERTERS: Mapping[Kind, Toolchain] = {
     "exported_program": COREML,
     "saved_model": COREML_TENSORFLOW,
@@ -55,20 +63,28 @@ CONVERTERS: Mapping[Kind, Toolchain] = {
 }
 """Where a conversion runs, by what it starts from."""
 
+ACCEPTS: tuple[Kind, ...] = ("saved_model", "onnx", "exported_program")
+"""ONNX before PyTorch programs: coremltools' front end for these lacks what torch.export writes for
+most transformers (where.ScalarOther, new_ones, __and__) and for recurrent layers of any length."""
+
 MODEL = "model.mlpackage"
 SPEC = "Data/com.apple.CoreML/model.mlmodel"
 DIM_PREFIX = "crosscast.dim."
 """User-defined metadata "crosscast.dim.<input>.<axis>": the name of a dynamic dimension, for which
 Core ML itself has no place."""
 
-# MIL's and Core ML's names of dtypes, in numpy's.
-WEIGHT_DTYPES = {
-    "FLOAT16": "float16",
-    "FLOAT32": "float32",
-    "FLOAT64": "float64",
-    "INT8": "int8",
-    "UINT8": "uint8",
+WEIGHT_BITS = {
+    "float16": 16,
+    "float32": 32,
+    "float64": 64,
+    "int8": 8,
+    "uint8": 8,
+    "uint6": 6,
+    "int4": 4,
+    "uint4": 4,
 }
+"""Of the dtypes that weights have; their names are MIL's in small letters."""
+
 IO_DTYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "INT32": "int32"}
 NARROWED: Mapping[str, str] = {
     "float16": "float32",
@@ -82,17 +98,25 @@ DELIVERED: Mapping[str, Delivered] = {
     "float64": "fp32",
     "int8": "int8",
     "uint8": "int8",
+    "uint6": "int8",
+    "int4": "int4",
+    "uint4": "int4",
 }
 
 
 class CoreMLOptions(Options):
-    """Options of the conversion to Core ML."""
+    """Options of every conversion to Core ML."""
 
     minimum: Literal["iOS15", "iOS16", "iOS17", "iOS18"] = Field(
         default="iOS16",
         description="Oldest system that runs the model (iOS16 is macOS 13, iOS17 macOS 14 …); "
         "a later one has more operators.",
     )
+
+
+class ComputeOptions(CoreMLOptions):
+    """Options of those that compute in less than fp32."""
+
     compute: Literal["float16", "mixed", "float32"] | None = Field(
         default=None,
         description="What the operators compute in: float16, mixed (products and convolutions in "
@@ -163,15 +187,13 @@ def _named(session: Session, artifact: Path) -> Session:
 
 def precision(*, artifact: Path) -> Precision:
     """Audit the constants of the saved program; names, shapes, and other integers do not count."""
-    import numpy as np
-
     weights: Counter[str] = Counter()
-    for constant in _constants(_spec(artifact)):
+    for constant, packed in _constants(_spec(artifact)):
         kind = constant.DESCRIPTOR.fields_by_name["dataType"].enum_type
-        dtype = WEIGHT_DTYPES.get(kind.values_by_number[constant.dataType].name)
-        if dtype:
+        dtype = kind.values_by_number[constant.dataType].name.lower()
+        if dtype in WEIGHT_BITS:
             sizes = [dim.constant.size for dim in constant.dimensions]
-            weights[dtype] += prod(sizes) * np.dtype(dtype).itemsize
+            weights[packed or dtype] += -(-prod(sizes) * WEIGHT_BITS[dtype] // 8)
     shares: Counter[Delivered] = Counter()
     for dtype, size in weights.items():
         shares[DELIVERED[dtype]] += size
@@ -229,20 +251,32 @@ def _spec(artifact: Path) -> Any:
     return spec
 
 
-def _constants(spec: Any) -> Iterator[Any]:
-    """The tensor types of all constants, plain and compressed."""
+def _constants(spec: Any) -> Iterator[tuple[Any, str]]:
+    """The tensor types of all constants, plain and compressed, and what is packed in their bytes
+    where that is something else.
+    """
     for function in spec.mlProgram.functions.values():
         for block in function.block_specializations.values():
             yield from _block_constants(block)
 
 
-def _block_constants(block: Any) -> Iterator[Any]:
+def _block_constants(block: Any) -> Iterator[tuple[Any, str]]:
     for operation in block.operations:
         if operation.type.startswith("const"):
-            for value in operation.attributes.values():
-                yield value.type.tensorType
+            for name, value in operation.attributes.items():
+                yield value.type.tensorType, _packed(operation, name)
+            for given in operation.inputs.values():
+                yield from ((one.value.type.tensorType, "") for one in given.arguments)
         for inner in operation.blocks:
             yield from _block_constants(inner)
+
+
+def _packed(operation: Any, name: str) -> str:
+    """The dtype of indices into a palette, as many of which as fit share a byte."""
+    if operation.type != "constexpr_lut_to_dense" or name != "indices":
+        return ""
+    (colours,) = operation.attributes["lut"].type.tensorType.dimensions
+    return f"uint{(colours.constant.size - 1).bit_length()}"
 
 
 def _program_shapes(spec: Any) -> dict[str, tuple[int | str, ...]]:

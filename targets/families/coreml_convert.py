@@ -10,13 +10,13 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.targets.base import NOTES, SAID
 from crosscast.targets.families import coreml_saved_model
-from crosscast.targets.families.coreml import DIM_PREFIX, MODEL, SPEC, CoreMLOptions
+from crosscast.targets.families.coreml import DIM_PREFIX, MODEL, SPEC, ComputeOptions
 from crosscast.targets.families.coreml_compute import RUNGS, Compute, Trial
 from crosscast.targets.families.coreml_mend import (
     compute_precision,
@@ -58,56 +58,90 @@ def convert(
     int32. Names and dynamic dimensions are those of the signature beside the program.
     samples: real ones to try that on, in the model's layout.
     """
-    chosen = CoreMLOptions.model_validate(options)
-    path = model / SIGNATURE
-    signature = Signature.from_json(json.loads(path.read_text(encoding="utf-8")))
+    _lower(_Conversion.of(model, options), samples, out)
+
+
+def to_quantize(
+    *, model: Path, options: Mapping[str, Any], out: Path, samples: Path | None = None
+) -> None:
+    """The same, but weights of what computes in fp32 are fp32, for a quantizer to take."""
+    _lower(_Conversion.of(model, options, halved=False), samples, out)
+
+
+def convert_whole(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
+    """The same in fp32 altogether."""
+    _Conversion.of(model, options, halved=False).write("float32", out)
+
+
+class _Conversion(NamedTuple):
+    """A model on its way to a package. halved: whether weights that are fp32 are stored in fp16."""
+
+    model: Path
+    signature: Signature
+    minimum: str
+    compute: Compute | None
+    halved: bool
+
+    @classmethod
+    def of(cls, model: Path, options: Mapping[str, Any], *, halved: bool = True) -> _Conversion:
+        """As the options say; `compute` is None for what has to be found out."""
+        chosen = ComputeOptions.model_validate(options)
+        signature = Signature.from_json(json.loads((model / SIGNATURE).read_text(encoding="utf-8")))
+        return cls(model, signature, chosen.minimum, chosen.compute, halved)
+
+    def write(self, compute: Compute, out: Path) -> None:
+        """Write the package that computes in such a precision."""
+        import coremltools
+
+        settings = {
+            "minimum_deployment_target": getattr(coremltools.target, self.minimum),
+            "compute_precision": compute_precision(compute),
+            "pass_pipeline": pass_pipeline(compute, halved=self.halved),
+        }
+        model, signature = self.model, self.signature
+        if (model / SAVED_MODEL).is_dir():
+            inputs = _inputs(signature)
+            package = coreml_saved_model.converted(
+                model, signature.outputs, inputs=inputs, **settings
+            )
+        elif (model / GRAPH).is_file():
+            package = _from_onnx(model, signature, self.minimum, settings)
+        else:
+            package = _from_torch(model, signature, settings)
+        _refuse_nan(package)
+        package.save(str(out / MODEL))
+        _name(out / MODEL, signature)
+        normalise(out / MODEL)
+
+
+def _lower(asked: _Conversion, samples: Path | None, out: Path) -> None:
+    """Write the package that computes as asked, or in as much fp16 as its outputs allow; what is to
+    be said of that goes to the notes.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    compute = chosen.compute
+    compute = asked.compute
     if compute is None:
-        compute = _tried(model, signature, chosen.minimum, samples, out)
+        compute = _tried(asked, samples, out)
     else:
-        _write(model, signature, chosen.minimum, compute, out)
+        asked.write(compute, out)
     if RUNGS[compute]:
         (out / NOTES).write_text(json.dumps({SAID: RUNGS[compute]}) + "\n", encoding="utf-8")
 
 
-def _tried(
-    model: Path, signature: Signature, minimum: str, samples: Path | None, out: Path
-) -> Compute:
+def _tried(asked: _Conversion, samples: Path | None, out: Path) -> Compute:
     """Write the package that computes in as much fp16 as its outputs allow, and tell which."""
     *rungs, widest = RUNGS
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         wide = Path(scratch)
-        _write(model, signature, minimum, widest, wide)
-        trial = Trial.of(wide, signature, samples)
+        asked.write(widest, wide)
+        trial = Trial.of(wide, asked.signature, samples)
         for compute in rungs:
-            _write(model, signature, minimum, compute, out)
+            asked.write(compute, out)
             if trial.passes(out):
                 return compute
             shutil.rmtree(out / MODEL)
         shutil.move(wide / MODEL, out / MODEL)
     return widest
-
-
-def _write(model: Path, signature: Signature, minimum: str, compute: Compute, out: Path) -> None:
-    """Write the package that computes in such a precision."""
-    import coremltools
-
-    settings = {
-        "minimum_deployment_target": getattr(coremltools.target, minimum),
-        "compute_precision": compute_precision(compute),
-        "pass_pipeline": pass_pipeline(compute),
-    }
-    if (model / SAVED_MODEL).is_dir():
-        inputs = _inputs(signature)
-        package = coreml_saved_model.converted(model, signature.outputs, inputs=inputs, **settings)
-    elif (model / GRAPH).is_file():
-        package = _from_onnx(model, signature, minimum, settings)
-    else:
-        package = _from_torch(model, signature, settings)
-    _refuse_nan(package)
-    package.save(str(out / MODEL))
-    _normalise(out / MODEL, signature)
 
 
 def _from_onnx(model: Path, signature: Signature, minimum: str, settings: Mapping[str, Any]) -> Any:
@@ -154,7 +188,7 @@ def _program(path: Path) -> Any:
     missing = unsupported(program)
     if missing:
         listed = ", ".join(f"{operator} (layer {layer})" for operator, layer in missing)
-        raise StageError(f"coreml-fp16: Core ML has no equivalent of {listed}", fix=REMEDY)
+        raise StageError(f"Core ML: Core ML has no equivalent of {listed}", fix=REMEDY)
     return program
 
 
@@ -164,8 +198,7 @@ def _ordered(program: Any, signature: Signature) -> Signature:
     by_name = {tensor.name: tensor for tensor in signature.inputs}
     if len(values) != len(by_name):
         raise StageError(
-            f"coreml-fp16: the program takes {len(values)} inputs, the config declares "
-            f"{len(by_name)}"
+            f"Core ML: the program takes {len(values)} inputs, the config declares {len(by_name)}"
         )
     # Placeholders have the names of forward's parameters, which the config may have renamed.
     same = set(values) == set(by_name)
@@ -198,7 +231,7 @@ def _check_dims(
                 found = f"limited to {bounds.lower} to {bounds.upper}"
         if found:
             raise StageError(
-                f"coreml-fp16: dimension '{dim}' of input '{tensor.name}' was {found} by the "
+                f"Core ML: dimension '{dim}' of input '{tensor.name}' was {found} by the "
                 f"export, though {low} to {high} is declared",
                 fix=f"declare '{dim}' as the model supports it, or avoid code that depends on it",
             )
@@ -216,12 +249,12 @@ def _inputs(signature: Signature) -> list[Any]:
     for tensor in signature.inputs:
         if tensor.dtype not in INPUT_DTYPES:
             raise StageError(
-                f"coreml-fp16: input '{tensor.name}' is {tensor.dtype}, which Core ML cannot take",
+                f"Core ML: input '{tensor.name}' is {tensor.dtype}, which Core ML cannot take",
                 fix=f"cast it in the model from one of {', '.join(INPUT_DTYPES)}",
             )
         if not tensor.shape or len(tensor.shape) > 5:
             raise StageError(
-                f"coreml-fp16: input '{tensor.name}' has rank {len(tensor.shape)}; "
+                f"Core ML: input '{tensor.name}' has rank {len(tensor.shape)}; "
                 "Core ML takes 1 to 5",
                 fix="reshape it inside the model",
             )
@@ -249,7 +282,7 @@ def _outputs(signature: Signature, dtypes: list[str]) -> list[Any] | None:
     names = names or [None] * len(dtypes)
     if len(names) != len(dtypes):
         raise StageError(
-            f"coreml-fp16: the program has {len(dtypes)} outputs, {len(names)} are declared"
+            f"Core ML: the program has {len(dtypes)} outputs, {len(names)} are declared"
         )
     return [
         coremltools.TensorType(name=name, dtype=np.float32 if "float" in dtype else None)
@@ -280,7 +313,7 @@ def _named_failures(program: Any) -> Iterator[None]:
         where = layer_of(program, last.line)
         detail = " ".join(str(error).split()) or type(error).__name__
         raise StageError(
-            f"coreml-fp16: cannot be converted{where}: {type(error).__name__}: {detail}", fix=REMEDY
+            f"Core ML: cannot be converted{where}: {type(error).__name__}: {detail}", fix=REMEDY
         ) from error
     finally:
         logger.removeHandler(last)
@@ -296,7 +329,7 @@ def _refuse_nan(package: Any) -> None:
             # Scalars are numpy's as well; x != x for NaN only.
             if getattr(value, "dtype", np.dtype(bool)).kind == "f" and np.any(value != value):
                 raise StageError(
-                    f"coreml-fp16: the converted model has NaN in '{operation.name}'",
+                    f"Core ML: the converted model has NaN in '{operation.name}'",
                     fix="check the weights for NaN, and the model for inf - inf",
                 )
 
@@ -308,14 +341,15 @@ def _operations(block: Any) -> Iterator[Any]:
             yield from _operations(inner)
 
 
-def _normalise(package: Path, signature: Signature) -> None:
-    """Take out of a package what differs from run to run, and name its dynamic dimensions."""
+def _name(package: Path, signature: Signature) -> None:
+    """Write names that a ML Program cannot have, and those of dynamic dimensions, into a package's
+    metadata.
+    """
     from coremltools.proto import Model_pb2
 
     spec = Model_pb2.Model()
     spec.ParseFromString((package / SPEC).read_bytes())
     metadata = spec.description.metadata.userDefined
-    metadata.pop(DATE, None)
     features = {feature.name for feature in (*spec.description.input, *spec.description.output)}
     names = identifiers(tensor.name for tensor in (*signature.inputs, *signature.outputs))
     for name, feature in names.items():
@@ -325,6 +359,16 @@ def _normalise(package: Path, signature: Signature) -> None:
         for axis, dim in enumerate(tensor.shape):
             if isinstance(dim, str):
                 metadata[f"{DIM_PREFIX}{names[tensor.name]}.{axis}"] = dim
+    (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
+
+
+def normalise(package: Path) -> None:
+    """Take out of a package what differs from run to run."""
+    from coremltools.proto import Model_pb2
+
+    spec = Model_pb2.Model()
+    spec.ParseFromString((package / SPEC).read_bytes())
+    spec.description.metadata.userDefined.pop(DATE, None)
     (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
     for entry in package.iterdir():
         if entry.name not in ("Data", "Manifest.json"):

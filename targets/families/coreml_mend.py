@@ -84,9 +84,10 @@ def compute_precision(compute: Compute) -> Any:
     return coremltools.precision.FLOAT16
 
 
-def pass_pipeline(compute: Compute) -> Any:
+def pass_pipeline(compute: Compute, *, halved: bool) -> Any:
     """The default passes of coremltools, with `conv - constant` rewritten before they fuse it, with
-    constants kept from becoming infinite in fp16, and with what that leaves in fp32 stored in fp16.
+    constants kept from becoming infinite in fp16, and, where `halved`, with what that leaves in
+    fp32 stored in fp16.
 
     The fusion negates the constant in place: another layer with an equal one, which an earlier
     pass made the same, would get its sign reversed.
@@ -100,8 +101,9 @@ def pass_pipeline(compute: Compute) -> Any:
     if compute != "float32":
         pipeline.insert_pass(pipeline.passes.index("common::add_fp16_cast"), FINITE_CONSTANTS)
     pipeline.insert_pass(pipeline.passes.index("common::fuse_conv_bias"), SAFE_SUB)
-    pipeline.append_pass(HALF_CONSTANTS)
-    pipeline.append_pass("common::dead_code_elimination")
+    if halved:
+        pipeline.append_pass(HALF_CONSTANTS)
+        pipeline.append_pass("common::dead_code_elimination")
     return pipeline
 
 

@@ -39,7 +39,7 @@ def converted(tree: Path, outputs: Sequence[Tensor], **settings: Any) -> Any:
         )  # fmt: skip
     except Exception as error:
         raise StageError(
-            f"coreml-fp16: cannot be converted from a SavedModel: {type(error).__name__}: "
+            f"Core ML: cannot be converted from a SavedModel: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:400]}",
             fix=FIX,
         ) from error

@@ -290,7 +290,7 @@ def test_an_operator_without_equivalent_is_named_with_its_layer(tmp_path: Path) 
 
 
 def test_more_than_five_dimensions_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"coreml-fp16: cannot be converted.*rank"):
+    with pytest.raises(StageError, match=r"Core ML: cannot be converted.*rank"):
         convert(exported(tmp_path, RankSix(), (32,)))
 
 

@@ -104,3 +104,53 @@ def test_a_build_is_proven(name: str, tmp_path: Path, cache: Path) -> None:
     assert ("compute: mixed" in manifest["said"]) == (name == "tiny")
     again = crosscast("verify", artifact, cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+SEEING = '''
+def seeing():
+    """Convolutions over an image, and a head."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )
+'''
+SEEN = """
+model: seeing
+version: 1.0.0
+source: {torch: nets.py:seeing}
+inputs:
+  x: {shape: [1, 3, 32, 32], dtype: float32, range: [0, 1]}
+"""
+COMPRESSED = {
+    "coreml-fp32: {}": {"float32"},
+    "coreml-int8: {}": {"int8", "float16"},
+    "coreml-int8: {quantize: {mode: palettized, bits: 6}}": {"uint6", "float16"},
+    "coreml-int4: {}": {"uint4", "float16"},
+    "coreml-int4: {minimum: iOS18, quantize: {group: 8}}": {"uint4", "float16"},
+}
+
+
+@pytest.mark.parametrize("target", COMPRESSED)
+def test_weights_of_each_precision_are_proven(target: str, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "nets.py").write_text(SEEING)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"{SEEN}targets: {{{target}}}\n")
+    done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    artifact = tmp_path / "out/seeing/1.0.0" / target.partition(":")[0]
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    assert manifest["verdict"]["status"] == "passed"
+    assert set(manifest["precision"]["weights"]) == COMPRESSED[target]
+
+
+def test_palettes_of_groups_need_a_system_that_has_them(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "nets.py").write_text(SEEING)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"{SEEN}targets: {{coreml-int4: {{quantize: {{group: 8}}}}}}\n")
+    done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
+    assert done.returncode != 0
+    assert "set 'minimum: iOS18' in the target" in done.stdout + done.stderr

@@ -1,0 +1,27 @@
+"""Core ML ML Program with weights in palettes of 4 bits."""
+
+from __future__ import annotations
+
+from crosscast.pipeline.toolchain import Toolchain
+from crosscast.targets.base import Delivered, Kind
+from crosscast.targets.base import Options as BaseOptions
+from crosscast.targets.families import coreml as family
+from crosscast.targets.families import coreml_convert, coreml_quantize, coreml_usage
+
+Options: type[BaseOptions] = family.ComputeOptions
+QuantizeOptions: type[BaseOptions] | None = coreml_quantize.PaletteOptions
+summary = "Core ML ML Program, weights in palettes of 4 bits, fp16 inside"
+format: Kind = "coreml"
+precision_asked: Delivered = "int4"
+accepts: tuple[Kind, ...] = family.ACCEPTS
+toolchain = family.CONVERTERS
+runtime = family.COREML
+narrowed = family.NARROWED
+quantizer: Toolchain | None = family.COMPRESSING
+quantize = coreml_quantize.to_int4
+calibrated = False
+no_runtime = ""
+convert = coreml_convert.to_quantize
+open = family.open
+precision = family.precision
+usage = coreml_usage.usage
