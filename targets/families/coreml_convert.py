@@ -58,22 +58,22 @@ def convert(
     int32. Names and dynamic dimensions are those of the signature beside the program.
     samples: real ones to try that on, in the model's layout.
     """
-    _lower(_Conversion.of(model, options), samples, out)
+    _lower(Conversion.of(model, options), samples, out)
 
 
 def to_quantize(
     *, model: Path, options: Mapping[str, Any], out: Path, samples: Path | None = None
 ) -> None:
     """The same, but weights of what computes in fp32 are fp32, for a quantizer to take."""
-    _lower(_Conversion.of(model, options, halved=False), samples, out)
+    _lower(Conversion.of(model, options, halved=False), samples, out)
 
 
 def convert_whole(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
     """The same in fp32 altogether."""
-    _Conversion.of(model, options, halved=False).write("float32", out)
+    Conversion.of(model, options, halved=False).write("float32", out)
 
 
-class _Conversion(NamedTuple):
+class Conversion(NamedTuple):
     """A model on its way to a package. halved: whether weights that are fp32 are stored in fp16."""
 
     model: Path
@@ -83,7 +83,7 @@ class _Conversion(NamedTuple):
     halved: bool
 
     @classmethod
-    def of(cls, model: Path, options: Mapping[str, Any], *, halved: bool = True) -> _Conversion:
+    def of(cls, model: Path, options: Mapping[str, Any], *, halved: bool = True) -> Conversion:
         """As the options say; `compute` is None for what has to be found out."""
         chosen = ComputeOptions.model_validate(options)
         signature = Signature.from_json(json.loads((model / SIGNATURE).read_text(encoding="utf-8")))
@@ -114,7 +114,7 @@ class _Conversion(NamedTuple):
         normalise(out / MODEL)
 
 
-def _lower(asked: _Conversion, samples: Path | None, out: Path) -> None:
+def _lower(asked: Conversion, samples: Path | None, out: Path) -> None:
     """Write the package that computes as asked, or in as much fp16 as its outputs allow; what is to
     be said of that goes to the notes.
     """
@@ -128,7 +128,7 @@ def _lower(asked: _Conversion, samples: Path | None, out: Path) -> None:
         (out / NOTES).write_text(json.dumps({SAID: RUNGS[compute]}) + "\n", encoding="utf-8")
 
 
-def _tried(asked: _Conversion, samples: Path | None, out: Path) -> Compute:
+def _tried(asked: Conversion, samples: Path | None, out: Path) -> Compute:
     """Write the package that computes in as much fp16 as its outputs allow, and tell which."""
     *rungs, widest = RUNGS
     with tempfile.TemporaryDirectory(dir=out) as scratch:

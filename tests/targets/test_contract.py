@@ -71,7 +71,10 @@ def test_names() -> None:
         "tflite-fp16",
         "tflite-int8",
         "tflite-int8-dynamic",
+        "coreml-fp32",
         "coreml-fp16",
+        "coreml-int8",
+        "coreml-int4",
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
 from crosscast.targets.families import coreml, coreml_compute, coreml_convert
 from crosscast.targets.families.coreml_compute import RUNGS, Trial
+from crosscast.targets.families.coreml_convert import Conversion
 
 X = Tensor(name="x", shape=(64,), dtype="float32", range=(-1.0, 1.0))
 SIGNATURE = Signature(inputs=(X,), outputs=(Tensor(name="y", shape=(64,), dtype="float32"),))
@@ -37,12 +37,12 @@ def packages(monkeypatch: pytest.MonkeyPatch, errors: Mapping[str, float]) -> No
     def evaluated(*, artifact: Path) -> Fake:
         return Fake(errors[(artifact / coreml.MODEL / "compute").read_text()])
 
-    def write(_model: Any, _signature: Any, _minimum: Any, compute: str, out: Path) -> None:
+    def write(_asked: Conversion, compute: str, out: Path) -> None:
         (out / coreml.MODEL).mkdir()
         (out / coreml.MODEL / "compute").write_text(compute)
 
     monkeypatch.setattr(coreml, "evaluated", evaluated)
-    monkeypatch.setattr(coreml_convert, "_write", write)
+    monkeypatch.setattr(Conversion, "write", write)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,9 @@ def test_the_first_that_is_near_enough_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, errors: dict[str, float], wanted: str
 ) -> None:
     packages(monkeypatch, {"float32": 0.0, **errors})
-    found = coreml_convert._tried(tmp_path, SIGNATURE, "iOS16", None, tmp_path)
+    found = coreml_convert._tried(
+        Conversion(tmp_path, SIGNATURE, "iOS16", None, True), None, tmp_path
+    )
     assert found == wanted
     assert (tmp_path / coreml.MODEL / "compute").read_text() == wanted
     assert [entry.name for entry in tmp_path.iterdir()] == [coreml.MODEL]
