@@ -18,9 +18,11 @@ from crosscast.targets.families.rounding import LEVELS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DAMPING = 0.01
+DAMPING = 0.1
 """Of the mean square of what is read, what is added to each: samples are few, and a direction that
-they lack is not free. The paper's value."""
+they lack is not free. The paper's 1 % follows eight samples so closely that others lose by it (room
+to int8's limits on calibration samples and, at worst, on other real ones: PP-OCR's text recognition
+14 and -12 dB, with 10 % 10 and 3 dB)."""
 
 BLOCK = 128
 """Columns whose errors are given to the others at once. Changes the time alone."""
@@ -131,11 +133,12 @@ def _spread(correlations: NDArray[Any]) -> NDArray[Any]:
     """The upper Cholesky factor of the inverse: by how much later columns make up for one."""
     import numpy as np
 
-    length = correlations.shape[-1]
-    diagonal = np.diagonal(correlations, axis1=1, axis2=2)
-    unread = diagonal == 0
-    ridge = np.where(unread, 1.0, DAMPING * diagonal.mean(axis=1, keepdims=True))
-    inverse = np.linalg.inv(correlations + ridge[:, :, None] * np.eye(length))
+    mean = np.diagonal(correlations, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    # where nothing is read, or what has no digits left, all directions are alike
+    scaled = np.divide(
+        correlations, mean, out=np.zeros_like(correlations), where=mean > np.finfo(np.float32).tiny
+    )
+    inverse = np.linalg.inv(scaled + DAMPING * np.eye(correlations.shape[-1]))
     symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
     return np.linalg.cholesky(symmetric).transpose(0, 2, 1)
 
