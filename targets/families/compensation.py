@@ -134,10 +134,9 @@ def _spread(correlations: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     mean = np.diagonal(correlations, axis1=1, axis2=2).mean(axis=1)[:, None, None]
-    # where nothing is read, or what has no digits left, all directions are alike
-    scaled = np.divide(
-        correlations, mean, out=np.zeros_like(correlations), where=mean > np.finfo(np.float32).tiny
-    )
+    # where nothing is read, or what is no number or has no digits left, all directions are alike
+    known = np.isfinite(mean) & (mean > np.finfo(np.float32).tiny)
+    scaled = np.divide(correlations, mean, out=np.zeros_like(correlations), where=known)
     inverse = np.linalg.inv(scaled + DAMPING * np.eye(correlations.shape[-1]))
     symmetric = (inverse + inverse.transpose(0, 2, 1)) / 2
     return np.linalg.cholesky(symmetric).transpose(0, 2, 1)

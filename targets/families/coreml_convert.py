@@ -252,7 +252,13 @@ def _inputs(signature: Signature) -> list[Any]:
                 f"Core ML: input '{tensor.name}' is {tensor.dtype}, which Core ML cannot take",
                 fix=f"cast it in the model from one of {', '.join(INPUT_DTYPES)}",
             )
-        if not tensor.shape or len(tensor.shape) > 5:
+        if not tensor.shape:
+            raise StageError(
+                f"Core ML: input '{tensor.name}' is a scalar; Core ML takes ranks 1 to 5",
+                fix=f"give it a value for good in the source, `freeze: {{{tensor.name}: …}}`, or "
+                "make it a vector of one in the model",
+            )
+        if len(tensor.shape) > 5:
             raise StageError(
                 f"Core ML: input '{tensor.name}' has rank {len(tensor.shape)}; "
                 "Core ML takes 1 to 5",

@@ -43,9 +43,10 @@ def test_answers_to_what_goes_together_lose_less_than_by_rounding_to_nearest(gro
     assert loss(kept) < loss(nearest) / 10
 
 
-def test_what_nothing_reads_is_rounded_to_nearest() -> None:
+@pytest.mark.parametrize("read", [0.0, 1e-42, np.inf, np.nan])
+def test_where_nothing_is_known_of_what_is_read_weights_go_to_the_nearest(read: float) -> None:
     filters = np.array([[[1.27, 0.554, -0.333]]], np.float32)
-    kept = compensation.compensated(filters, np.zeros((1, 3, 3)))
+    kept = compensation.compensated(filters, np.full((1, 3, 3), read))
     np.testing.assert_allclose(kept, [[[1.27, 0.55, -0.33]]], rtol=1e-6)
 
 
