@@ -301,6 +301,8 @@ def _tensor(feature: Any, names: Mapping[str, str]) -> Tensor:
         raise StageError(f"'{feature.name}' of the Core ML model is not a tensor of numbers")
     ranges = array.shapeRange.sizeRanges
     flexible = {axis for axis, size in enumerate(ranges) if size.lowerBound != size.upperBound}
+    columns = zip(*(each.shape for each in array.enumeratedShapes.shapes), strict=True)
+    flexible |= {axis for axis, sizes in enumerate(columns) if len(set(sizes)) > 1}
     shape = tuple(
         names.get(f"{feature.name}.{axis}", f"{feature.name}_{axis}") if axis in flexible else dim
         for axis, dim in enumerate(array.shape)

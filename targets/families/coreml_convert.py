@@ -9,6 +9,9 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +44,9 @@ INPUT_DTYPES = {
     "int32": "int32",
     "int64": "int32",
 }
+MOST = 128
+"""Shapes of an input that Core ML can enumerate."""
+
 REMEDY = (
     "remove `via: exported_program`, since there are more operators by way of ONNX; otherwise "
     "replace it in the model with operators that Core ML has, or remove this target"
@@ -205,7 +211,7 @@ def _ordered(program: Any, signature: Signature) -> Signature:
     tensors = tuple(by_name[name] for name in values) if same else signature.inputs
     for tensor, value in zip(tensors, values.values(), strict=True):
         _check_dims(tensor, value, signature, program.range_constraints)
-    return Signature(inputs=tensors, outputs=signature.outputs, dims=signature.dims)
+    return replace(signature, inputs=tensors)
 
 
 def _input_values(program: Any) -> dict[str, Any]:
@@ -245,6 +251,7 @@ def _inputs(signature: Signature) -> list[Any]:
         name: coremltools.RangeDim(lower_bound=low, upper_bound=high, default=low)
         for name, (low, high) in signature.dims.items()
     }
+    enumerated = _enumerated(signature)
     types = []
     for tensor in signature.inputs:
         if tensor.dtype not in INPUT_DTYPES:
@@ -264,13 +271,38 @@ def _inputs(signature: Signature) -> list[Any]:
                 "Core ML takes 1 to 5",
                 fix="reshape it inside the model",
             )
-        shape = [dim if isinstance(dim, int) else dims[dim] for dim in tensor.shape]
+        ranges = tuple(dims[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
         types.append(
             coremltools.TensorType(
-                name=tensor.name, shape=tuple(shape), dtype=getattr(np, INPUT_DTYPES[tensor.dtype])
+                name=tensor.name,
+                shape=enumerated.get(tensor.name, ranges),
+                dtype=getattr(np, INPUT_DTYPES[tensor.dtype]),
             )
         )
     return types
+
+
+def _enumerated(signature: Signature) -> dict[str, Any]:
+    """The shapes of an input whose sizes go in steps, by its name.
+
+    Core ML takes them one by one, MOST of them and, before iOS 18, for one input alone; devices
+    run such models quicker than those of any size between two.
+    """
+    import coremltools
+
+    flexible = [it for it in signature.inputs if not all(isinstance(dim, int) for dim in it.shape)]
+    steps = {name for name, step in signature.steps.items() if step > 1}
+    if len(flexible) != 1 or steps.isdisjoint(flexible[0].shape):
+        return {}
+    sizes = [[dim] if isinstance(dim, int) else _sizes(signature, dim) for dim in flexible[0].shape]
+    if prod(map(len, sizes)) > MOST:
+        return {}
+    return {flexible[0].name: coremltools.EnumeratedShapes(list(product(*sizes)))}
+
+
+def _sizes(signature: Signature, dim: str) -> list[int]:
+    low, high = signature.dims[dim]
+    return list(range(low, high + 1, signature.steps.get(dim, 1)))
 
 
 def _output_dtypes(program: Any) -> list[str]:

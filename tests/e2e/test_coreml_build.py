@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from cli import crosscast
 
+from crosscast.targets.families import coreml
+
 pytestmark = [pytest.mark.e2e]
 pytest.importorskip("coremltools")
 
@@ -154,3 +156,22 @@ def test_palettes_of_groups_need_a_system_that_has_them(tmp_path: Path, cache: P
     done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
     assert done.returncode != 0
     assert "set 'minimum: iOS18' in the target" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("via", ["onnx", "exported_program"])
+def test_sizes_in_steps_are_enumerated(via: str, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "nets.py").write_text(SEEING)
+    config = tmp_path / "config.yaml"
+    sizes = "height: [16, 48, 16], width: [32, 64, 32]"
+    config.write_text(
+        SEEN.replace("32, 32]", "height, width]").replace("[0, 1]}", f"[0, 1], {sizes}}}")
+        + f"targets: {{coreml-fp16: {{via: {via}}}}}\n"
+    )
+    done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    artifact = tmp_path / "out/seeing/1.0.0/coreml-fp16"
+    array = coreml._spec(artifact).description.input[0].type.multiArrayType
+    shapes = {tuple(each.shape[2:]) for each in array.enumeratedShapes.shapes}
+    assert shapes == {(high, wide) for high in (16, 32, 48) for wide in (32, 64)}
+    (port,), _ = coreml.interface(artifact)
+    assert port.shape == (1, 3, "height", "width")
