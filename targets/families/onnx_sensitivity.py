@@ -282,7 +282,7 @@ class Search:
         activations: Sequence[str],
         gates: Callable[[Sequence[Collection[str]]], tuple[ModelProto, list[Watched]]],
         weights: Callable[[], tuple[ModelProto, Mapping[str, NDArray[Any]]]],
-        ample: float = LEVELS[1],
+        ample: float = LEVELS[0],
     ) -> None:
         self._trial, self._quantized, self._activations = trial, quantized, activations
         self._gates, self._weights, self._ample = gates, weights, ample

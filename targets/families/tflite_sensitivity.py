@@ -201,11 +201,9 @@ class Search:
     def found(self) -> tuple[Any, dict[str, Any]]:
         """The file's objects, and the notes of what it keeps in float."""
         room = self._room(Kept())
-        if room.reaches(LEVELS[1]):
+        if room.reaches(LEVELS[0]):
             return files.parse(self._file(Kept())), {}
-        kept = Kept(corrected=True)
-        if not (room.reaches(LEVELS[0]) and self._room(kept).reaches(LEVELS[1])):
-            kept = self._least(room.hardest())
+        kept = self._least(room.hardest())
         told: dict[str, Any] = {"biases": "corrected"}
         if kept.operators:
             told["activations"] = sorted(kept.operators)
