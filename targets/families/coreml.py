@@ -40,21 +40,17 @@ COREML_TENSORFLOW = Toolchain(
     distributions=("coremltools", "tensorflow", "torch", "numpy"),
     extra="coreml,tensorflow",
 )
-COREML_ONNX = Toolchain(
+COREML_ONNX = replace(
+    COREML,
     name="coreml-onnx",
-    preload=torch_family.PRELOAD,
-    later=("coremltools",),
-    hidden=("tensorflow", "sklearn", "xgboost", "libsvm"),
     distributions=("coremltools", "onnx", "torch", "numpy"),
     extra="coreml,onnx",
 )
-COMPRESSING = Toolchain(
+COMPRESSING = replace(
+    COREML,
     name="coreml-compressing",
-    preload=torch_family.PRELOAD,
-    later=("coremltools",),
     hidden=("tensorflow", "xgboost", "libsvm"),
     distributions=("coremltools", "scikit-learn", "torch", "numpy"),
-    extra="coreml",
 )
 CONVERTERS: Mapping[Kind, Toolchain] = {
     "exported_program": COREML,

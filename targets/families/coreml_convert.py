@@ -116,8 +116,7 @@ class Conversion(NamedTuple):
             package = _from_torch(model, signature, settings)
         _refuse_nan(package)
         package.save(str(out / MODEL))
-        _name(out / MODEL, signature)
-        normalise(out / MODEL)
+        normalise(out / MODEL, signature)
 
 
 def _lower(asked: Conversion, samples: Path | None, out: Path) -> None:
@@ -194,7 +193,7 @@ def _program(path: Path) -> Any:
     missing = unsupported(program)
     if missing:
         listed = ", ".join(f"{operator} (layer {layer})" for operator, layer in missing)
-        raise StageError(f"Core ML: Core ML has no equivalent of {listed}", fix=REMEDY)
+        raise StageError(f"Core ML has no equivalent of {listed}", fix=REMEDY)
     return program
 
 
@@ -379,16 +378,31 @@ def _operations(block: Any) -> Iterator[Any]:
             yield from _operations(inner)
 
 
-def _name(package: Path, signature: Signature) -> None:
-    """Write names that a ML Program cannot have, and those of dynamic dimensions, into a package's
-    metadata.
+def normalise(package: Path, signature: Signature | None = None) -> None:
+    """Take out of a package what differs from run to run.
+
+    signature: whose names the package is to know; None where it does.
     """
     from coremltools.proto import Model_pb2
 
     spec = Model_pb2.Model()
     spec.ParseFromString((package / SPEC).read_bytes())
-    metadata = spec.description.metadata.userDefined
-    features = {feature.name for feature in (*spec.description.input, *spec.description.output)}
+    spec.description.metadata.userDefined.pop(DATE, None)
+    if signature is not None:
+        _name(spec.description, signature)
+    (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
+    for entry in package.iterdir():
+        if entry.name not in ("Data", "Manifest.json"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    _normalise_manifest(package / "Manifest.json")
+
+
+def _name(description: Any, signature: Signature) -> None:
+    """Write names that a ML Program cannot have, and those of dynamic dimensions, into the metadata
+    of a model.
+    """
+    metadata = description.metadata.userDefined
+    features = {feature.name for feature in (*description.input, *description.output)}
     names = identifiers(tensor.name for tensor in (*signature.inputs, *signature.outputs))
     for name, feature in names.items():
         if name != feature and feature in features:
@@ -397,21 +411,6 @@ def _name(package: Path, signature: Signature) -> None:
         for axis, dim in enumerate(tensor.shape):
             if isinstance(dim, str):
                 metadata[f"{DIM_PREFIX}{names[tensor.name]}.{axis}"] = dim
-    (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
-
-
-def normalise(package: Path) -> None:
-    """Take out of a package what differs from run to run."""
-    from coremltools.proto import Model_pb2
-
-    spec = Model_pb2.Model()
-    spec.ParseFromString((package / SPEC).read_bytes())
-    spec.description.metadata.userDefined.pop(DATE, None)
-    (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
-    for entry in package.iterdir():
-        if entry.name not in ("Data", "Manifest.json"):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    _normalise_manifest(package / "Manifest.json")
 
 
 def _normalise_manifest(path: Path) -> None:

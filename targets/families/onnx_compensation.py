@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families import compensation, onnx_weights, sensitivity
 from crosscast.targets.families.compensation import LONGEST, Window
 from crosscast.targets.families.onnx_calibrate import Samples, run
+from crosscast.targets.families.sensitivity import AT_ONCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto
-
-AT_ONCE = 16
-"""Weights whose inputs are read in one run: all of a large network's would not fit into memory."""
 
 
 class Weight(NamedTuple):
@@ -91,14 +88,9 @@ def _correlations(
     model: ModelProto, weights: dict[str, Weight], samples: Samples, places: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
     """How what each weight is multiplied by goes together, over the samples at `places`."""
-    chosen = set(places)
-
-    def taken() -> Iterator[Arrays]:
-        return (sample for place, sample in enumerate(samples()) if place in chosen)
-
     watched, names = _watching(model, weights.values())
     totals: dict[str, NDArray[Any]] = {}
-    for values in run(watched, taken):
+    for values in run(watched, lambda: sensitivity.at(samples(), places)):
         read = dict(zip(names, values, strict=True))
         for name, weight in weights.items():
             most = compensation.rows_of(weight.filters.shape[2], len(places) * len(weight.nodes))

@@ -91,8 +91,7 @@ class Trial:
         return [Room(rooms[at : at + width]).cost for at in range(0, len(rooms), width)]
 
     def _taken(self, places: Sequence[int]) -> Iterator[Arrays]:
-        wanted = set(places)
-        return (sample for place, sample in enumerate(self._samples()) if place in wanted)
+        return sensitivity.at(self._samples(), places)
 
 
 def _answers(

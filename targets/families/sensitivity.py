@@ -14,7 +14,7 @@ the samples that it was calibrated on, 7 dB foretold, 7 dB on others).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -41,6 +41,9 @@ SAMPLES = 64
 
 TOGETHER = 256 * 1024**2
 """Bytes of float outputs that are kept to compare with."""
+
+AT_ONCE = 16
+"""Tensors that are read in one run: all of a large network's would not fit into memory."""
 
 HARDEST = 2
 """Samples that the cost of each part is measured on: those that the whole costs most."""
@@ -172,6 +175,12 @@ def spread(count: int) -> list[int]:
     if count <= SAMPLES:
         return list(range(count))
     return [index * count // SAMPLES for index in range(SAMPLES)]
+
+
+def at(samples: Iterable[Sample], places: Collection[int]) -> Iterator[Sample]:
+    """The samples at some places, in their order."""
+    wanted = set(places)
+    return (sample for place, sample in enumerate(samples) if place in wanted)
 
 
 def half(samples: Iterable[Sample]) -> Iterator[Sample]:

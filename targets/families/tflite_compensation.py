@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families import compensation, sensitivity
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.compensation import LONGEST, Window
+from crosscast.targets.families.sensitivity import AT_ONCE
 from crosscast.targets.families.tflite_dynamic import HYBRID, LEAST
 from crosscast.targets.families.tflite_samples import calibration
-from crosscast.targets.families.tflite_sensitivity import AT_ONCE, values
+from crosscast.targets.families.tflite_sensitivity import values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,18 +108,13 @@ def _correlations(
     content: bytes, weights: Sequence[Weight], samples: Path, places: Sequence[int]
 ) -> dict[int, Any]:
     """How what each weight, by its place, is multiplied by goes together, over those samples."""
-    chosen = set(places)
-
-    def taken() -> Iterator[Arrays]:
-        each = enumerate(calibration(samples))
-        return (sample for place, sample in each if place in chosen)
-
     reading: dict[int, list[tuple[int, Any]]] = {}
     for place, weight in enumerate(weights):
         for operator in weight.operators:
             reading.setdefault(int(operator.inputs[0]), []).append((place, operator))
     totals: dict[int, Any] = {}
-    for index, value in values(content, sorted(reading), taken):
+    read = values(content, sorted(reading), lambda: sensitivity.at(calibration(samples), places))
+    for index, value in read:
         for place, operator in reading[index]:
             weight = weights[place]
             most = compensation.rows_of(

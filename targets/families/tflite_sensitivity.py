@@ -12,7 +12,7 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families import sensitivity
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.sensitivity import LEVELS, Room, Squash, Standard
+from crosscast.targets.families.sensitivity import AT_ONCE, LEVELS, Room, Squash, Standard
 from crosscast.targets.families.tflite_finish import sign
 from crosscast.targets.families.tflite_runtime import LiteRtSession
 from crosscast.targets.families.tflite_samples import calibration
@@ -24,10 +24,6 @@ SQUASHING: Mapping[str, Squash] = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
 
 MOVING = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CAST", "QUANTIZE", "DEQUANTIZE")
 """Operators that what is squashed passes through on its way out."""
-
-
-AT_ONCE = 16
-"""Tensors that are read in one run: all of a large network's would not fit into memory."""
 
 
 def watched(made: Any) -> list[tuple[int, Squash]]:
@@ -80,9 +76,7 @@ class Trial:
         )
 
     def _taken(self, places: Sequence[int]) -> Iterator[Arrays]:
-        wanted = set(places)
-        each = enumerate(calibration(self._samples))
-        return (sample for place, sample in each if place in wanted)
+        return sensitivity.at(calibration(self._samples), places)
 
 
 def answers(

@@ -78,7 +78,7 @@ def package(tree: Path, signature: Signature, inputs: Sequence[Any] = ()) -> Any
         compute_precision=coremltools.precision.FLOAT32,
     )  # fmt: skip
     made.save(str(tree / coreml.MODEL))
-    coreml_convert._name(tree / coreml.MODEL, signature)
+    coreml_convert.normalise(tree / coreml.MODEL, signature)
     return coreml.evaluated(artifact=tree)
 
 
