@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,33 @@ def refuse_opset(opset: int) -> None:
     )
 
 
+@contextmanager
+def _exact_zeros() -> Iterator[None]:
+    """Keeps `x + 1e-12`, which guards a division: onnxscript's rewriter, which the exporter calls,
+    takes a constant within 1e-8 of 0 for 0 and drops the sum.
+    """
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
+
+    original = SimplePatternMatcher._match_constant
+
+    def match(self: Any, pattern: Any, value: Any) -> bool:
+        pattern._abs_tol = 0.0
+        return bool(original(self, pattern, value))
+
+    SimplePatternMatcher._match_constant = match
+    try:
+        yield
+    finally:
+        SimplePatternMatcher._match_constant = original
+
+
 def from_program(tree: Path, *, signature: Signature, opset: int) -> Any:
     """The ONNX model of an exported program. Raises NotExported where that fails."""
     import torch
 
     if opset not in PROGRAM_OPSETS:
         raise NotExported(f"opset {opset} is below {PROGRAM_OPSETS.start}, its least")
-    with exporting():
+    with exporting(), _exact_zeros():
         program = torch.export.load(tree / PROGRAM)
         try:
             result = torch.onnx.export(

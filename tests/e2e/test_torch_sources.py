@@ -138,6 +138,7 @@ def proven(
         ("lazy", inputs(tensor("image", "batch", 3, 6, 6, layout="nchw")), ["output"]),
         ("calls_script", ROW, ["output"]),
         ("half", inputs(tensor("input", "batch", 4)), ["output"]),
+        ("guarded", ROW, ["output"]),
     ],
 )
 def test_networks_as_users_write_them(

@@ -36,6 +36,12 @@ class KeywordOnly(nn.Module):
         return torch.where(flag, y, x)
 
 
+class Guarded(nn.Module):
+    def forward(self, x):
+        shares = torch.relu(x - 5)
+        return shares / (shares.sum(-1, keepdim=True) + 1e-12)
+
+
 class Mapped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -228,6 +234,10 @@ def tied():
 
 def decoder():
     return made(Decoder)
+
+
+def guarded():
+    return Guarded()
 
 
 def half():
