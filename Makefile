@@ -27,9 +27,10 @@ lint: $(READY)
 mil-suite: $(READY)  ## coremltools' own tests of MIL operators, all of them (hours)
 	$(MIL_SUITE)
 
-bench: $(READY) $(MODELS)  ## speed, as ratios against hand-written scripts in the same run
+bench: $(READY) $(MODELS)  ## speed, as ratios against scripts and torch in the same run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cold_build.py
+	$(BIN)/python benchmarks/coreml_evaluator.py
 
 $(READY): pyproject.toml .ci/constraints.txt tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from math import ceil, prod
 
 import torch
@@ -38,11 +39,36 @@ def conv(
         for size, dilation in zip(weight.shape[2:], dilations, strict=True)
     ]
     pads = padding("conv", pad_type, pad, x, spans, strides)
+    if groups == weight.shape[1] == 1 and prod(weight.shape[2:]) == max(weight.shape[2:]):
+        return filtered(functional.pad(x, flat(pads)), weight, bias, strides, dilations)
     if all(before == after for before, after in pads):
         given, around = x, [before for before, _ in pads]
     else:
         given, around = functional.pad(x, flat(pads)), [0] * rank
     return CONV[rank](given, weight, bias, strides, around, dilations, groups)
+
+
+def filtered(x: Tensor, weight: Tensor, bias: Tensor | None, strides: Ints, steps: Ints) -> Tensor:
+    """Filters of one signal, padded already: products are added in their order, each with one
+    rounding, as TensorFlow, TFLite and ONNX Runtime do.
+
+    A band of a spectrum in which there is little sound is a sum of large terms of both signs, and
+    its logarithm shows in which order they were added: outputs of basic-pitch differ by up to 3e-4
+    from those of the others where torch chooses the order, by 2e-4 where sums are exact, and by
+    1e-6 in the same order.
+    """
+    whole = zip(x.shape[2:], weight.shape[2:], strides, steps, strict=True)
+    sizes = [(size - (taps - 1) * step - 1) // stride + 1 for size, taps, stride, step in whole]
+    total = torch.zeros(x.shape[0], weight.shape[0], *sizes)
+    for tap in product(*map(range, weight.shape[2:])):
+        begins = [place * step for place, step in zip(tap, steps, strict=True)]
+        ends = [
+            begin + (size - 1) * stride + 1
+            for begin, size, stride in zip(begins, sizes, strides, strict=True)
+        ]
+        window = x[(..., *map(slice, begins, ends, strides))].contiguous()  # six times as fast
+        total.addcmul_(weight[(..., *tap)].reshape(-1, *[1] * len(sizes)), window)
+    return total if bias is None else total + bias.reshape(-1, *[1] * len(sizes))
 
 
 def conv_transpose(

@@ -52,6 +52,34 @@ def test_conv(rank: int, stride: int, dilation: int, groups: int, pad: int) -> N
     close(found, CONV[rank](x, weight, bias, stride, pad, dilation, groups))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "pad"),
+    [*product(([5], [1, 5], [5, 1], [1, 1], [2, 3]), (1, 2), (1, 2), (0, 1))],
+)
+def test_filters_of_one_signal(kernel: list[int], stride: int, dilation: int, pad: int) -> None:
+    rank = len(kernel)
+    x, weight, bias = torch.randn(2, 1, *[13] * rank), torch.randn(4, 1, *kernel), torch.randn(4)
+    found = conv.conv(
+        x=x,
+        weight=weight,
+        bias=bias,
+        strides=[stride] * rank,
+        pad_type="custom",
+        pad=[pad] * 2 * rank,
+        dilations=[dilation] * rank,
+    )
+    close(found, CONV[rank](x, weight, bias, stride, pad, dilation))
+
+
+def test_a_filter_adds_its_products_in_order() -> None:
+    x, weight = torch.randn(1, 1, 999), torch.randn(3, 1, 256)
+    total = torch.zeros(1, 3, 744)
+    for tap in range(256):  # of float32, products are exact in float64
+        term = weight[:, :, tap].double() * x[0, :, tap : tap + 744].double()
+        total = (total.double() + term).float()
+    assert torch.equal(conv.conv(x=x, weight=weight), total)
+
+
 def test_conv_pads_each_side_by_its_own() -> None:
     x, weight = torch.randn(1, 2, 5, 6), torch.randn(3, 2, 2, 3)
     found = conv.conv(x=x, weight=weight, pad_type="custom", pad=[0, 1, 2, 3])
