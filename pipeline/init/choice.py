@@ -81,6 +81,10 @@ def int8_targets(facts: Facts) -> tuple[tuple[str, str], str]:
     return DYNAMIC, "dynamic int8 suits matrix products: ranges are measured as it runs"
 
 
+KEEPING = ("onnx", "coreml")
+"""Formats whose int8 keeps the numbers of a file that is in int8."""
+
+
 def refusal(facts: Facts, target: Target, kinds: Sequence[Kind]) -> str:
     """Why the target cannot take the model; empty where nothing is known against it."""
     if not set(target.accepts) & set(kinds):
@@ -99,18 +103,18 @@ def refusal(facts: Facts, target: Target, kinds: Sequence[Kind]) -> str:
 def _lost(facts: Facts, target: Target) -> bool:
     """Whether the target wants a precision that the file's weights are no longer in.
 
-    As an ONNX file they are shipped as they are, or in int8 for int8; a TFLite file is, where its
-    precision is asked.
+    As an ONNX file they are shipped as they are, or in int8 for int8, as which a Core ML package
+    has them too; a TFLite file is, where its precision is asked.
     """
     if target.format == "tflite" and "tflite" in facts.source:
         return facts.held not in ("fp32", target.precision_asked)
     as_it_is = target.format in ("onnx", "ort") and target.precision_asked in (None, "fp32")
     if facts.held not in ("int8", "int4") or as_it_is:
         return False
-    if target.format == "onnx" and target.precision_asked == facts.held == "int8":
+    if target.format in KEEPING and target.precision_asked == facts.held == "int8":
         return False
     # Weights are given back where the arithmetic is float; LiteRT rounds what they multiply.
-    given_back = target.format == "onnx" and "onnx" in facts.source
+    given_back = target.format in KEEPING and "onnx" in facts.source
     return not given_back or not INTEGER.isdisjoint(facts.operators)
 
 

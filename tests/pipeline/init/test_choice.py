@@ -14,7 +14,7 @@ from crosscast.pipeline.init.limits import held_by, of_layers, of_onnx
 
 
 def target(format_: str, precision: str, *, no_runtime: str = "") -> Any:
-    accepts = ("onnx",) if format_ != "coreml" else ("exported_program",)
+    accepts = ("exported_program",) if (format_, precision) == ("coreml", "fp16") else ("onnx",)
     return SimpleNamespace(
         format=format_, precision_asked=precision, accepts=accepts, no_runtime=no_runtime
     )
@@ -29,6 +29,7 @@ TARGETS: Any = {
     "tflite-int8": target("tflite", "int8"),
     "tflite-int8-dynamic": target("tflite", "int8"),
     "coreml-fp16": target("coreml", "fp16", no_runtime="no Core ML here"),
+    "coreml-int8": target("coreml", "int8", no_runtime="no Core ML here"),
 }
 IMAGE = Input(name="image", shape=("batch", 3, 8, 8), dtype="float32", range=(0, 1))
 
@@ -104,6 +105,7 @@ def test_what_is_quantized_already_ships_as_it_is() -> None:
     )
     assert names(tflite) == ["onnx", "tflite-int8"]
     assert names(tflite, "onnx-int8", "onnx-int8-dynamic") == ["onnx-int8", "onnx-int8-dynamic"]
+    assert names(tflite, "coreml-int8") == ["coreml-int8"]
     with pytest.raises(ConfigError, match="the file holds int8 weights"):
         names(tflite, "tflite-fp32")
     stored = facts(held="int8", operators={"Conv": 2, "DequantizeLinear": 2})
