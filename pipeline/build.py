@@ -26,7 +26,7 @@ from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, foreca
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.store import Store
 from crosscast.targets import TARGETS
-from crosscast.targets.base import Target, narrowed
+from crosscast.targets.base import Target, described, explaining, narrowed
 
 
 def build(
@@ -94,6 +94,7 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
             fix="`crosscast targets` lists those that are; a plug-in may be missing",
         )
     with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
+        explain = explaining(target)
         reference = workspace.directory("reference")
         _write_reference(artifact, manifest, reference)
         out = workspace.directory("verdict")
@@ -111,6 +112,9 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
                     "layout": None,
                     "io": manifest.get("io"),
                     "narrowed": narrowed(target),
+                    "pixels": _pixels(manifest),
+                    "labels": _labels(manifest) if described(target) else [],
+                    "explain": reference_to(explain) if explain else "",
                     "parity": manifest["verdict"].get("parity", {}),
                 },
                 out=out,
@@ -124,6 +128,17 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
         _raise_unless_ok(outcome)
         verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
     return verdict
+
+
+def _pixels(manifest: dict[str, Any]) -> list[str]:
+    """The inputs that are images as they are decoded."""
+    entries = (manifest.get("preprocessing") or {}).items()
+    return [name for name, entry in entries if entry["folded"] is not None]
+
+
+def _labels(manifest: dict[str, Any]) -> list[str]:
+    told = manifest.get("labels") or {"names": []}
+    return list(told["names"])
 
 
 def _asked(target: Target, manifest: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
-from crosscast.targets.base import narrowed, toolchains, tried
+from crosscast.targets.base import described, explaining, narrowed, toolchains, tried
 
 if TYPE_CHECKING:
     from crosscast.targets.base import Kind, Target
@@ -109,7 +109,11 @@ class _Builder:
             f"convert {name}",
             "convert",
             toolchain=toolchains(target)[kind],
-            options={"function": reference_to(target.convert), "options": options},
+            options={
+                "function": reference_to(target.convert),
+                "options": options,
+                **({"about": self._about()} if described(target) else {}),
+            },
             inputs={"model": Output(base), **self._trial(name, target)},
             functions=(reference_to(target.convert),),
         )
@@ -302,6 +306,19 @@ class _Builder:
             for name, entry in self._preprocess().items()
         }
 
+    def _pixels(self) -> list[str]:
+        """The inputs that are images as they are decoded."""
+        return list(self.config.preprocessing()) if self.plain else []
+
+    def _about(self) -> dict[str, Any]:
+        """What the config says of the model, for formats that have a place for it."""
+        return {
+            "version": self.config.version,
+            "metadata": self.config.metadata.model_dump(),
+            "labels": self.config.labels or [],
+            "preprocessing": self._preprocessing(),
+        }
+
     def _reference(self) -> str:
         return self._add(
             " ".join(["reference", *self._mark]),
@@ -321,6 +338,7 @@ class _Builder:
 
     def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
         functions = (reference_to(target.open), reference_to(target.precision))
+        explain = explaining(target)
         return self._add(
             f"verify {name}",
             "verify",
@@ -333,6 +351,9 @@ class _Builder:
                 "layout": self._layout(name),
                 "io": self._io(name),
                 "narrowed": narrowed(target),
+                "pixels": self._pixels(),
+                "labels": (self.config.labels or []) if described(target) else [],
+                "explain": reference_to(explain) if explain else "",
                 "parity": settings.parity_options(),
             },
             inputs={"model": Output(model), "reference": Output(self._reference())},
@@ -365,6 +386,9 @@ class _Builder:
                 "layout": self._layout(name),
                 "io": self._io(name),
                 "narrowed": narrowed(target),
+                "pixels": self._pixels(),
+                "labels": self.config.labels,
+                "metadata": self.config.metadata.model_dump(),
                 "source": self.source_options["kind"],
                 "allow_unverified": settings.allow_unverified,
                 "preprocessing": self._preprocessing(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+from crosscast.pipeline.errors import StageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +122,30 @@ def permute(arrays: Arrays, *, tensors: tuple[Tensor, ...], layout: Layout | Non
         if order is not None and tensor.name in arrays:
             result[tensor.name] = np.ascontiguousarray(arrays[tensor.name].transpose(order))
     return result
+
+
+def scored(outputs: Sequence[Tensor], labels: Sequence[str]) -> Tensor:
+    """The first output that has a score for each label: [n, labels], further axes being 1.
+
+    Raises StageError where there is none.
+    """
+    counts = {tensor: _scores(tensor) for tensor in outputs}
+    for tensor, count in counts.items():
+        if count == len(labels):
+            return tensor
+    told = [f"'{tensor.name}' has {count}" for tensor, count in counts.items() if count]
+    raise StageError(
+        f"`labels` names {len(labels)} classes, and no output has a score for each of them"
+        + (f": {', '.join(told)}" if told else ""),
+        fix="give `labels` one name for each score, in the order of the scores",
+    )
+
+
+def _scores(tensor: Tensor) -> int:
+    """How many scores an output has for one thing; 0 where it has none."""
+    sizes = [dim for dim in tensor.shape[1:] or tensor.shape if dim != 1]
+    is_one = len(sizes) == 1 and tensor.dtype.startswith("float")
+    return sizes[0] if is_one and isinstance(sizes[0], int) else 0
 
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -48,6 +48,13 @@ def computed_instead(session: Session) -> str:
     session's `instead`. Empty for those that have none.
     """
     return str(getattr(session, "instead", ""))
+
+
+def classes(session: Session) -> tuple[str, ...]:
+    """The names that the artifact itself gives its classes, in the order of their scores: the
+    session's `labels`. Empty for those that have none.
+    """
+    return tuple(getattr(session, "labels", ()))
 
 
 NOTES = "notes.json"
@@ -186,11 +193,26 @@ def tried(target: Target) -> bool:
     return "samples" in signature(target.convert).parameters
 
 
+def described(target: Target) -> bool:
+    """Whether the target's `convert` also takes `about`: what the config says of the model that
+    the format has a place for, {"version", "metadata", "labels", "preprocessing"}.
+    """
+    return "about" in signature(target.convert).parameters
+
+
 def narrowed(target: Target) -> dict[str, str]:
     """What the target's inputs and outputs are for dtypes of the source that its format has no form
     of: its member `narrowed`, by the source's dtype. Empty for those that have none.
     """
     return dict(getattr(target, "narrowed", {}))
+
+
+def explaining(target: Target) -> Callable[..., list[str]] | None:
+    """The target's own way to tell why an artifact's outputs are off: its member `explain(*,
+    artifact, inputs)`, which gives lines for the inputs of a case. None for those that have none.
+    """
+    found: Callable[..., list[str]] | None = getattr(target, "explain", None)
+    return found
 
 
 def toolchains(target: Target) -> dict[Kind, Toolchain]:

@@ -23,5 +23,6 @@ calibrated = False
 no_runtime = ""
 convert = coreml_convert.to_quantize
 open = family.open
+explain = family.explain
 precision = family.precision
 usage = coreml_usage.usage

@@ -19,11 +19,13 @@ from urllib.parse import unquote, urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -150,6 +152,21 @@ def _existing_folder(name: str, info: ValidationInfo, *, wanted: str) -> Path:
     raise problem(f"no such file or folder: {{got}}; expected {wanted}")
 
 
+def _read_labels(value: object, info: ValidationInfo) -> object:
+    """The lines of a file of labels; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        text = _existing(value, info).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8 text" if isinstance(error, ValueError) else error.strerror
+        raise problem(f"{{got}} cannot be read: {why}") from None
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if "" in lines:
+        raise problem(f"line {lines.index('') + 1} of {{got}} is empty; a class needs a name")
+    return lines
+
+
 def _top_level_names(path: Path) -> set[str]:
     """Names that importing the file would define, found without running it."""
     names: set[str] = set()
@@ -235,4 +252,17 @@ else:
     CodeOrFile = _fetched_or(Annotated[str, Field(min_length=1), AfterValidator(_existing_model)])
 Code = Annotated[str, Field(pattern=CODE), AfterValidator(_existing_code)]
 CodeOrFolder = Annotated[str, Field(min_length=1), AfterValidator(_existing_saved_model)]
+Labels = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    Field(min_length=1),
+    BeforeValidator(_read_labels),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+                {"type": "string"},
+            ]
+        }
+    ),
+]
 SampleSet = Annotated[str, Field(min_length=1), AfterValidator(_existing_samples)]

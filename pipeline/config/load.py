@@ -6,6 +6,7 @@ An entry reads `file:line:col: dotted.path: what; did you mean 'x'?`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -43,6 +44,7 @@ def load(
     config = validated(document, config_model(targets), context={"path": Path(path).absolute()})
     if config is not None:
         _check_folders(document, config)
+        _check_labels(document, config, targets)
     if config is None or document.lines:
         raise ConfigError("\n".join(text for _, text in sorted(document.lines)))
     return config
@@ -159,8 +161,12 @@ def _check_fold(document: Document, targets: Mapping[str, Target], name: str) ->
         document.add(loc, "contradicts 'io': images are fed as uint8 pixels; remove one of them")
     elif _start(document, name) is None and "onnx" not in targets[name].accepts:
         document.add(loc, "cannot be done: this target does not start from ONNX; remove it")
-    elif targets[name].format == "coreml":
-        document.add(loc, "cannot be done: Core ML has no tensors of uint8 pixels; remove it")
+    elif document.mapping("targets", name).get("via") not in (None, "onnx"):
+        document.add(loc, "contradicts 'via': it is done in an ONNX graph; remove one of them")
+    elif targets[name].format == "coreml" and (
+        document.mapping("targets", name).get("layout") == "nchw"
+    ):
+        document.add(loc, "contradicts 'layout': Core ML's images have none; remove one of them")
 
 
 def _check_folders(document: Document, config: Config) -> None:
@@ -177,6 +183,16 @@ def _check_folders(document: Document, config: Config) -> None:
             inputs = names(config.inputs, "and")
             what = f"a folder of images feeds one input, this model has {inputs}"
             document.add(loc, f"{what}; give 'file.py:function' or an .npz")
+
+
+def _check_labels(document: Document, config: Config, targets: Mapping[str, Target]) -> None:
+    """Core ML tells scores by label, so that none can stand for two classes."""
+    counts = Counter(config.labels or [])
+    twice = next((label for label, count in counts.items() if count > 1), None)
+    named = [name for name in config.targets if targets[name].format == "coreml"]
+    if twice is not None and named:
+        what = f"'{twice}' stands twice, and '{named[0]}' needs a label of its own for each class"
+        document.add(("labels",), what)
 
 
 def _check_start(document: Document, targets: Mapping[str, Target], name: str) -> None:

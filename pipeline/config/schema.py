@@ -33,7 +33,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from crosscast.pipeline.config.fields import MEMORY, SEMVER, SLUG, UNITS, Model, SampleSet, problem
+from crosscast.pipeline.config.fields import (
+    MEMORY,
+    SEMVER,
+    SLUG,
+    UNITS,
+    Labels,
+    Model,
+    SampleSet,
+    problem,
+)
 from crosscast.pipeline.config.inputs import BATCH_SIZES, OTHER_SIZES, Input
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA, Source
 from crosscast.pipeline.errors import ConfigError
@@ -197,6 +206,14 @@ def _distinct(names: list[str]) -> list[str]:
     return names
 
 
+class Metadata(Model):
+    """What is said of the model to people."""
+
+    author: str = Field(default="", description="Who made the model.")
+    license: str = Field(default="", description="Terms that the model is given on.")
+    description: str = Field(default="", description="What the model does, in a sentence or two.")
+
+
 class Config(Model):
     """One model, the targets it ships to, and how it is proven."""
 
@@ -211,6 +228,14 @@ class Config(Model):
     )
     outputs: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] | None = Field(
         default=None, description="Names of the outputs, in order; default the source's own."
+    )
+    labels: Labels | None = Field(
+        default=None,
+        description="Names of the classes, in the order of their scores in the first output that "
+        "has so many: a list, or a text file with one a line.",
+    )
+    metadata: Metadata = Field(
+        default=Metadata(), description="Author, license and description of the model."
     )
     samples: Samples = Field(
         default=Samples(), description="Real inputs; default seeded synthetic ones."

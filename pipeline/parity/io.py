@@ -7,7 +7,7 @@ brought back before it is compared: what that loses is the artifact's to answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,22 @@ from crosscast.pipeline.signature import Arrays, Tensor
 
 
 def delivered(
-    tensors: Sequence[Tensor], *, io: str | None, narrowed: Mapping[str, str]
+    tensors: Sequence[Tensor],
+    *,
+    io: str | None,
+    narrowed: Mapping[str, str],
+    pixels: Collection[str] = (),
 ) -> tuple[Tensor, ...]:
     """The tensors as an artifact declares them.
 
     io: of its floats, None for the source's; how an integer stands for one is for the artifact to
-    say. narrowed: dtypes that its format has in place of others, by these.
+    say. narrowed: dtypes that its format has in place of others, by these. pixels: those that are
+    images, which every format takes as they are.
     """
 
     def dtype(tensor: Tensor) -> str:
+        if tensor.name in pixels:
+            return tensor.dtype
         asked = io if io and tensor.dtype.startswith("float") else None
         return asked or narrowed.get(tensor.dtype, tensor.dtype)
 

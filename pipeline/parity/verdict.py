@@ -83,6 +83,12 @@ class Verdict:
     quantization: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
+    def worst_case(self) -> str:
+        """The case that is furthest off; empty where none was compared."""
+        rows = list(self.worst.values())
+        return min(rows, key=_badness).case if rows else ""
+
+    @property
     def inputs(self) -> str:
         """What it was compared on: "6 real, 2 swept, 4 adversarial"."""
         return summary(self.origins)

@@ -18,6 +18,7 @@ def describe(manifest: Mapping[str, Any]) -> str:
         *_precision(manifest.get("precision")),
         *(f"input:   {_tensor(tensor)}" for tensor in manifest["inputs"]),
         *(f"output:  {_tensor(tensor)}" for tensor in manifest["outputs"]),
+        *_labels(manifest.get("labels")),
         *_samples(manifest),
         *(
             f"file:    {entry['path']}  {entry['size']} bytes  sha256:{entry['sha256']}"
@@ -26,6 +27,14 @@ def describe(manifest: Mapping[str, Any]) -> str:
         "tools:   " + ", ".join(f"{name} {v}" for name, v in manifest["tools"].items()),
     ]
     return "\n".join(lines)
+
+
+def _labels(labels: Mapping[str, Any] | None) -> list[str]:
+    if not labels:
+        return []
+    first, *more = labels["names"]
+    some = f"{first} to {more[-1]}" if more else first
+    return [f"classes: {len(labels['names'])} by '{labels['output']}', {some}"]
 
 
 def _samples(manifest: Mapping[str, Any]) -> list[str]:

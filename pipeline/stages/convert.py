@@ -12,9 +12,10 @@ from crosscast.targets.base import SAID, read_notes
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Call `options["function"]` on the tree `model` with `options["options"]`, and with `samples`
-    where they are given. What it has to say of its result is in the tree's notes.
+    and `about` where they are given. What it has to say of its result is in the tree's notes.
     """
-    given = {"samples": inputs["samples"]} if "samples" in inputs else {}
+    given: dict[str, Any] = {"samples": inputs["samples"]} if "samples" in inputs else {}
+    given |= {"about": options["about"]} if "about" in options else {}
     function(options["function"])(
         model=inputs["model"], options=options["options"], out=out, **given
     )

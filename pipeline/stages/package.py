@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from crosscast.pipeline.manifest import CALIBRATION, MANIFEST, VECTORS, write_js
 from crosscast.pipeline.parity.io import delivered
 from crosscast.pipeline.parity.tensors import open_tensors
 from crosscast.pipeline.parity.vectors import read_signature, write_tensors
-from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
+from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute, scored
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.targets.base import KEPT, NOTES, SAID, read_notes
 
@@ -41,7 +41,9 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         verdict.pop("quantization"),
         io=options["io"],
         narrowed=options["narrowed"],
+        pixels=options["pixels"],
     )
+    labels = options["labels"]
     calibrated = "calibration" in inputs
     manifest = {
         "schema": 1,
@@ -50,6 +52,8 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         **shipped.to_json(),
         "io": options["io"],
         "preprocessing": options["preprocessing"],
+        "labels": _labels(signature, labels) if labels else None,
+        "metadata": options["metadata"],
         "calibration": _json(inputs["calibration"] / CALIBRATION) if calibrated else None,
         "vectors": {
             "path": VECTORS,
@@ -70,6 +74,11 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     return StageResult()
 
 
+def _labels(signature: Signature, labels: list[str]) -> dict[str, Any]:
+    """The classes, and the output that has their scores."""
+    return {"output": scored(signature.outputs, labels).name, "names": labels}
+
+
 def _precision(model: Path, held: dict[str, Any] | None) -> dict[str, Any] | None:
     """The audit, and what the quantizer kept in float where int8 would have cost too much."""
     kept = read_notes(model).get(KEPT)
@@ -82,6 +91,7 @@ def _shipped(
     *,
     io: str | None,
     narrowed: Mapping[str, str],
+    pixels: Sequence[str],
 ) -> Signature:
     """The signature with the dtypes that the artifact has."""
 
@@ -91,7 +101,9 @@ def _shipped(
 
     return replace(
         signature,
-        inputs=tuple(map(told, delivered(signature.inputs, io=io, narrowed=narrowed))),
+        inputs=tuple(
+            map(told, delivered(signature.inputs, io=io, narrowed=narrowed, pixels=pixels))
+        ),
         outputs=tuple(map(told, delivered(signature.outputs, io=io, narrowed=narrowed))),
     )
 

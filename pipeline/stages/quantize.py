@@ -19,7 +19,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         out=out,
     )
     told = read_notes(out).get(KEPT)
-    return StageResult(notes={"reason": _said(told)} if told else {})
+    return StageResult(notes={"reason": _said(told)} if told and "biases" in told else {})
 
 
 def _said(kept: Mapping[str, Any]) -> str:

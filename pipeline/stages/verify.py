@@ -24,7 +24,7 @@ from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described
-from crosscast.targets.base import Precision, Session, computed_instead, read_notes
+from crosscast.targets.base import Precision, Session, classes, computed_instead, read_notes
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -55,8 +55,9 @@ def verify(
     signature, vectors: of the source, in its layout; the vectors are read several times.
     options: open, precision: references to the target's functions. no_runtime: why it cannot run
     here, or empty. precision_asked. layout, io: of the artifact, and the dtype of its floats;
-    None for the source's. narrowed: dtypes that it has in place of the source's. parity: the
-    user's limits.
+    None for the source's. narrowed: dtypes that it has in place of the source's. pixels: inputs
+    that are images. labels: of the classes that it has to name. parity: the user's limits.
+    explain: reference to the target's function that says why outputs may be off, or empty.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
     asked = _asked(artifact, options["precision_asked"])
@@ -90,6 +91,8 @@ def verify(
         layout=options["layout"],
         io=options["io"],
         narrowed=options["narrowed"],
+        pixels=options["pixels"],
+        labels=options["labels"],
         baseline=baseline,
         precision=held.delivered,
         limits=limits,
@@ -108,6 +111,9 @@ def verify(
         origins=baseline.origins,
         unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
     )
+    if verdict.status == "failed" and options["explain"]:
+        said = trial.explained(verdict, vectors(), function(options["explain"]), artifact)
+        verdict = replace(verdict, reason="\n".join([verdict.reason, *said]))
     instead = computed_instead(session)
     if verdict.status == "passed" and instead:
         verdict = replace(verdict, reason=f"{verdict.reason}; {instead}")
@@ -131,6 +137,8 @@ class _Trial:
     layout: Layout | None
     io: str | None
     narrowed: Mapping[str, str]
+    pixels: Sequence[str]
+    labels: Sequence[str]
     baseline: Baseline
     precision: str
     limits: Tolerance
@@ -147,19 +155,29 @@ class _Trial:
     def declared(self) -> list[str]:
         """What the artifact declares otherwise than the source, one line each."""
         wanted = self.signature.permuted(self.layout)
-        inputs, outputs = self._delivered(wanted.inputs), self._delivered(wanted.outputs)
+        inputs = delivered(wanted.inputs, io=self.io, narrowed=self.narrowed, pixels=self.pixels)
+        outputs = delivered(wanted.outputs, io=self.io, narrowed=self.narrowed)
         return [
+            *_compare_labels(classes(self.session), self.labels),
             *_compare_declared("input", self.session.inputs, inputs, wanted.dims),
             *_compare_declared("output", self.session.outputs, outputs, wanted.dims),
         ]
-
-    def _delivered(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return delivered(tensors, io=self.io, narrowed=self.narrowed)
 
     def quantization(self) -> dict[str, tuple[float, int]]:
         """Scale and zero point of the inputs and outputs that have them, by name."""
         tensors = (*self.session.inputs, *self.session.outputs)
         return {tensor.name: tensor.quantization for tensor in tensors if tensor.quantization}
+
+    def explained(
+        self,
+        verdict: Verdict,
+        vectors: Iterator[Vector],
+        explain: Callable[..., list[str]],
+        artifact: Path,
+    ) -> list[str]:
+        """What the target says of the worst case, in lines."""
+        case = next((it.case for it in vectors if it.case.name == verdict.worst_case), None)
+        return [] if case is None else explain(artifact=artifact, inputs=self._inputs(case))
 
     def rows(self, vector: Vector, problems: list[str]) -> Iterator[Row]:
         """The comparison of each output of a case; a refusal to run goes to `refused`."""
@@ -233,6 +251,16 @@ class _Trial:
             numbers=numbers,
             floor_db=None if noise is None else floor,
         )
+
+
+def _compare_labels(found: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    if len(found) != len(wanted):
+        return [f"the artifact names {len(found)} classes, the config {len(wanted)}"]
+    pairs = enumerate(zip(found, wanted, strict=True))
+    wrong = [(place, its, mine) for place, (its, mine) in pairs if its != mine]
+    return [
+        f"the artifact calls class {place} '{its}', not '{mine}'" for place, its, mine in wrong[:1]
+    ]
 
 
 def _compare_declared(

@@ -6,21 +6,33 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind, Options, Precision, Session
 from crosscast.targets.families import tensorflow as tensorflow_family
 from crosscast.targets.families import torch as torch_family
+from crosscast.targets.families.coreml_features import (
+    BATCH,
+    PackageSession,
+    Predict,
+    Scores,
+    fed,
+    image,
+)
 from crosscast.targets.families.coreml_names import Renamed, own_names
+
+if TYPE_CHECKING:
+    from crosscast.targets.families.mil.evaluate import Watching
+    from crosscast.targets.families.mil.losses import Loss
 
 COREML = Toolchain(
     name="coreml",
@@ -100,6 +112,10 @@ DELIVERED: Mapping[str, Delivered] = {
 }
 
 
+MOST_LOSSES = 3
+"""Operators that are named where there are more; what comes after them lost it by them."""
+
+
 class CoreMLOptions(Options):
     """Options of every conversion to Core ML."""
 
@@ -113,42 +129,17 @@ class CoreMLOptions(Options):
 class ComputeOptions(CoreMLOptions):
     """Options of those that compute in less than fp32."""
 
-    compute: Literal["float16", "mixed", "float32"] | None = Field(
-        default=None,
+    compute: Literal["float16", "mixed", "float32"] = Field(
+        default="float16",
         description="What the operators compute in: float16, mixed (products and convolutions in "
-        "float16, all else in float32) or float32 (the weights are float16). Default: the first "
-        "of these whose outputs are near those of the last in a trial.",
+        "float16, all else in float32) or float32 (the weights are float16).",
     )
-
-
-class CoreMLSession:
-    """A model in Core ML itself, which exists on macOS only."""
-
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-
-    def __init__(self, artifact: Path) -> None:
-        import coremltools
-
-        self.inputs, self.outputs = interface(artifact)
-        try:
-            self._model = coremltools.models.MLModel(str(artifact / MODEL))
-        except Exception as error:
-            raise StageError(f"Core ML cannot load the model: {error}") from error
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """Compute all outputs, by name and in order."""
-        import numpy as np
-
-        fed = {
-            tensor.name: inputs[tensor.name].astype(tensor.dtype, copy=False)
-            for tensor in self.inputs
-        }
-        try:
-            values = self._model.predict(fed)
-        except Exception as error:
-            raise StageError(f"Core ML cannot run the model: {error}") from error
-        return {tensor.name: np.asarray(values[tensor.name]) for tensor in self.outputs}
+    on_mismatch: Literal["keep-float", "fail"] = Field(
+        default="keep-float",
+        description="What is done where a trial shows outputs that are not near those of float32. "
+        "keep-float: the operators whose values float16 does not hold are kept in float32 and, if "
+        "that is not enough, the next of `compute` is taken. fail: nothing, which the gate judges.",
+    )
 
 
 def open(*, artifact: Path) -> Session:
@@ -158,26 +149,87 @@ def open(*, artifact: Path) -> Session:
     """
     if sys.platform != "darwin":
         return evaluated(artifact=artifact)
-    return _named(CoreMLSession(artifact), artifact)
+    return _session(artifact, core_ml(artifact))
 
 
-def evaluated(*, artifact: Path, ideal: bool = False) -> Session:
+def core_ml(artifact: Path) -> Predict:
+    """One prediction of Core ML itself, which exists on macOS only."""
+    import coremltools
+
+    inputs, _ = interface(artifact)
+    try:
+        model = coremltools.models.MLModel(str(artifact / MODEL))
+    except Exception as error:
+        raise StageError(f"Core ML cannot load the model: {error}") from error
+
+    def predict(arrays: Arrays) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = model.predict(
+                {tensor.name: fed(arrays[tensor.name], tensor) for tensor in inputs}
+            )
+        except Exception as error:
+            raise StageError(f"Core ML cannot run the model: {error}") from error
+        return found
+
+    return predict
+
+
+def evaluated(*, artifact: Path, ideal: bool = False, watch: Watching | None = None) -> Session:
     """Load the artifact in the reference evaluator.
 
-    ideal: float16 is not rounded as it computes.
+    ideal: float16 is not rounded as it computes. watch: is told what every operator gives.
     """
     from crosscast.targets.families.mil.session import MilSession
 
-    inputs, outputs = interface(artifact)
     root = (artifact / MODEL / SPEC).parent
+    session = MilSession(spec=_spec(artifact), root=root, ideal=ideal, watch=watch)
+    return _session(artifact, session.predict, instead=session.instead)
+
+
+def losses(
+    *, artifact: Path, cases: Iterable[Arrays], declared: Literal["fp16", "fp32"] = "fp16"
+) -> list[Loss]:
+    """What of the values of the program's operators fp16 does not hold, in its order.
+
+    cases: inputs in the dtypes that the artifact declares. declared: the values that are looked at.
+    Raises StageError where the evaluator cannot run it on a case, Unproven where it lacks
+    something.
+    """
+    from crosscast.targets.families.mil.losses import Watch
+
+    watch = Watch(declared)
+    session = evaluated(artifact=artifact, ideal=True, watch=watch)
+    for arrays in cases:
+        session.run(arrays)
+    return list(watch.found.values())
+
+
+def explain(*, artifact: Path, inputs: Arrays) -> list[str]:
+    """Why outputs may not be near those of the source, in lines: the first MOST_LOSSES operators
+    whose values fp16 does not hold, by the reference evaluator.
+    """
+    try:
+        found = losses(artifact=artifact, cases=[inputs])
+    except (StageError, Unproven):
+        return []
+    more = [f"and {len(found) - MOST_LOSSES} more"] if found[MOST_LOSSES:] else []
+    return [*map(str, found[:MOST_LOSSES]), *more]
+
+
+def _session(artifact: Path, predict: Predict, *, instead: str = "") -> Session:
+    """The artifact under the model's own names, which a ML Program may not be able to have."""
     spec = _spec(artifact)
-    session = MilSession(spec=spec, root=root, inputs=inputs, outputs=outputs, ideal=ideal)
-    return _named(session, artifact)
-
-
-def _named(session: Session, artifact: Path) -> Session:
-    """The session under the model's own names, which a ML Program may not be able to have."""
-    names = own_names(_spec(artifact).description.metadata.userDefined)
+    metadata = spec.description.metadata.userDefined
+    inputs, outputs = interface(artifact)
+    session = PackageSession(
+        predict,
+        inputs=inputs,
+        outputs=outputs,
+        batch=metadata.get(BATCH, ""),
+        scores=Scores.of(spec),
+        instead=instead,
+    )
+    names = own_names(metadata)
     return Renamed(session, names) if names else session
 
 
@@ -200,20 +252,29 @@ def precision(*, artifact: Path) -> Precision:
 def interface(artifact: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The inputs and outputs that the saved file declares, by its own names. Runs on every host.
 
-    A model with dynamic dimensions declares no shapes of its outputs; they are then those of the
-    program, whose unknown dimensions are called "<output>_<axis>".
+    Images are uint8, and the scores of a classifier an array. A model with dynamic dimensions
+    declares no shapes of its outputs; they are then those of the program, whose unknown dimensions
+    are called "<output>_<axis>".
     """
     spec = _spec(artifact)
     description, shapes = spec.description, _program_shapes(spec)
+    metadata = description.metadata.userDefined
     names = {
         key.removeprefix(DIM_PREFIX): value
-        for key, value in description.metadata.userDefined.items()
+        for key, value in metadata.items()
         if key.startswith(DIM_PREFIX)
     }
-    inputs = tuple(_tensor(feature, names) for feature in description.input)
-    declared = (_tensor(feature, names) for feature in description.output)
-    outputs = tuple(replace(it, shape=it.shape or shapes.get(it.name, ())) for it in declared)
-    return inputs, outputs
+    batch, scores = metadata.get(BATCH, ""), Scores.of(spec)
+    inputs = [_tensor(feature) for feature in description.input]
+    arrays = [it for it in description.output if not scores or it.name not in scores.features]
+    outputs = [_tensor(feature) for feature in arrays]
+    outputs = [replace(it, shape=it.shape or shapes.get(it.name, ())) for it in outputs]
+    if scores:
+        outputs.insert(scores.place, scores.tensor())
+    return (
+        tuple(_with_names(tensor, names, batch) for tensor in inputs),
+        tuple(_with_names(tensor, names, batch) for tensor in outputs),
+    )
 
 
 def _messages() -> Any:
@@ -289,7 +350,10 @@ def _program_shapes(spec: Any) -> dict[str, tuple[int | str, ...]]:
     }
 
 
-def _tensor(feature: Any, names: Mapping[str, str]) -> Tensor:
+def _tensor(feature: Any) -> Tensor:
+    """A feature; dimensions of any size are called "<feature>_<axis>"."""
+    if (found := image(feature)) is not None:
+        return found
     array = feature.type.multiArrayType
     kind = array.DESCRIPTOR.fields_by_name["dataType"].enum_type
     dtype = IO_DTYPES.get(kind.values_by_number[array.dataType].name)
@@ -300,7 +364,19 @@ def _tensor(feature: Any, names: Mapping[str, str]) -> Tensor:
     columns = zip(*(each.shape for each in array.enumeratedShapes.shapes), strict=True)
     flexible |= {axis for axis, sizes in enumerate(columns) if len(set(sizes)) > 1}
     shape = tuple(
-        names.get(f"{feature.name}.{axis}", f"{feature.name}_{axis}") if axis in flexible else dim
+        f"{feature.name}_{axis}" if axis in flexible else dim
         for axis, dim in enumerate(array.shape)
     )
     return Tensor(name=feature.name, shape=shape, dtype=dtype)
+
+
+def _with_names(tensor: Tensor, names: Mapping[str, str], batch: str) -> Tensor:
+    """The tensor with the names of its dimensions of any size, and of that of which a prediction
+    takes one.
+    """
+    told = [names.get(f"{tensor.name}.{axis}", "") for axis in range(len(tensor.shape))]
+    shape = tuple(
+        name if name and (isinstance(dim, str) or name == batch) else dim
+        for name, dim in zip(told, tensor.shape, strict=True)
+    )
+    return replace(tensor, shape=shape)

@@ -2,14 +2,15 @@
 
 Decided by trial in the reference evaluator: fp16 loses what is greater than 65504, what is smaller
 than 6e-8, and 1/4096 of any factor, and only the outputs tell whether a model bears that. What they
-should be says the program that computes in fp32 with the same weights.
+should be says the program that computes in fp32 with the same weights. It tells as well which
+operators have values that fp16 does not hold: those are kept in fp32 before anything else is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,10 +32,12 @@ RUNGS: Mapping[Compute, str] = {
     "float16": "",
     "mixed": "only products and convolutions are computed in fp16, all else in fp32 "
     "(compute: mixed)",
-    "float32": "the weights are fp16, everything is computed in fp32, so not on the Neural Engine "
-    "(compute: float32)",
+    "float32": "everything is computed in fp32, so not on the Neural Engine (compute: float32)",
 }
 """The choices, most fp16 first, and what is to be said of each."""
+
+NAMED = 3
+"""Operators kept in fp32 that people are told of; the rest is counted."""
 
 SEED = 2
 """Parity's is 0, calibration's 1: what a choice was made on is not what it is judged on."""
@@ -47,6 +50,28 @@ REAL = 8
 
 MARGIN = math.sqrt(2)
 """What the trial must be better by than the limits, which other inputs come nearer to (3 dB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a program computes in.
+
+    kept: the values whose operators, and those that read them, compute in fp32 all the same, and
+    what fp16 would do to them.
+    """
+
+    compute: Compute
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def said(self) -> str:
+        """What there is to say of it; empty for what computes in fp16 throughout."""
+        parts = [RUNGS[self.compute]] if RUNGS[self.compute] else []
+        if self.kept and self.compute != "float32":
+            named = "; ".join(list(self.kept.values())[:NAMED])
+            more = f"; and {len(self.kept) - NAMED} more" if len(self.kept) > NAMED else ""
+            parts.append(f"kept in fp32: {named}{more}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +103,27 @@ class Trial:
         except (StageError, Unproven):
             return cls([])
         return cls(list(_answered(session, _cases(signature, samples))))
+
+    def choices(self, first: Compute, wide: Path) -> Iterator[Choice]:
+        """What may be tried, most fp16 first, from `first` to what computes in fp32 altogether.
+
+        wide: the artifact that does. What is kept is found out when it is asked for.
+        """
+        yield Choice(compute=first)
+        kept = self._lost(wide)
+        rungs = list(RUNGS)
+        left = rungs[rungs.index(first) + (0 if kept else 1) :]
+        yield from (Choice(compute=rung, kept=kept) for rung in left)
+
+    def _lost(self, wide: Path) -> dict[str, str]:
+        """What of the values of a program in fp32 fp16 would not hold, by their names."""
+        found: dict[str, str] = {}
+        session = coreml.evaluated(artifact=wide)
+        cases = [_fed(session, one.case.arrays) for one in self._tried]
+        for arrays in cases:
+            found |= _out_of_range(arrays)
+        lost = coreml.losses(artifact=wide, cases=cases, declared="fp32")
+        return found | {one.name: str(one) for one in lost}
 
     def passes(self, artifact: Path) -> bool:
         """Whether a package is near enough, computed as it would be."""
@@ -112,6 +158,21 @@ class Trial:
         return True
 
 
+def _out_of_range(arrays: Arrays) -> dict[str, str]:
+    """The inputs whose values fp16 does not hold."""
+    import torch
+
+    from crosscast.targets.families.mil.losses import loss
+
+    floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+    lost = {name: loss(torch.from_numpy(array)) for name, array in floats.items()}
+    return {
+        name: f"input '{name}' {told[0]}s fp16 ({told[1]:.4g})"
+        for name, told in lost.items()
+        if told is not None and told[0] != "undefined"
+    }
+
+
 def _cases(signature: Signature, samples: Path | None) -> Iterator[Case]:
     """Real cases or, without samples, drawn ones; and adversarial ones."""
     from crosscast.pipeline.parity.samples import adversarial, read_cases, synthetic
@@ -135,6 +196,10 @@ def _answered(session: Session, cases: Iterable[Case]) -> Iterator[_Tried]:
 
 
 def _run(session: Session, arrays: Arrays) -> Arrays:
+    return session.run(_fed(session, arrays))
+
+
+def _fed(session: Session, arrays: Arrays) -> Arrays:
     from crosscast.pipeline.parity.io import given
 
-    return session.run(given(arrays, tensors=session.inputs))
+    return given(arrays, tensors=session.inputs)

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
-from crosscast.targets.base import NOTES, SAID
+from crosscast.targets.base import KEPT, NOTES, SAID
 from crosscast.targets.families import coreml_saved_model
-from crosscast.targets.families.coreml import DIM_PREFIX, MODEL, SPEC, ComputeOptions
-from crosscast.targets.families.coreml_compute import RUNGS, Compute, Trial
+from crosscast.targets.families.coreml import MODEL, SPEC, ComputeOptions, CoreMLOptions
+from crosscast.targets.families.coreml_compute import Choice, Compute, Trial
+from crosscast.targets.families.coreml_describe import About, batch_of, describe, single
 from crosscast.targets.families.coreml_mend import (
     compute_precision,
     fill_pool_defaults,
@@ -29,7 +30,6 @@ from crosscast.targets.families.coreml_mend import (
     pass_pipeline,
     unsupported,
 )
-from crosscast.targets.families.coreml_names import NAME_PREFIX, identifiers
 from crosscast.targets.families.tensorflow import SAVED_MODEL
 
 PROGRAM = "model.pt2"
@@ -54,7 +54,12 @@ REMEDY = (
 
 
 def convert(
-    *, model: Path, options: Mapping[str, Any], out: Path, samples: Path | None = None
+    *,
+    model: Path,
+    options: Mapping[str, Any],
+    out: Path,
+    samples: Path | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `model.mlpackage` from a PyTorch program, a SavedModel or an ONNX graph; equal input
     gives equal bytes.
@@ -62,98 +67,145 @@ def convert(
     Weights are fp16, and what computes in fp32 is so little as the outputs allow (see
     `coreml_compute`), which the notes say; floating-point inputs and outputs are fp32, integers
     int32. Names and dynamic dimensions are those of the signature beside the program.
-    samples: real ones to try that on, in the model's layout.
+    samples: real ones to try that on, in the model's layout. about: what the config says of the
+    model, for the package's description. An input whose preprocessing is in the model is an image,
+    and a model with labels is a classifier: both take one at a time.
     """
-    _lower(Conversion.of(model, options), samples, out)
+    _lower(model, options, samples, out, about, halved=True)
 
 
 def to_quantize(
-    *, model: Path, options: Mapping[str, Any], out: Path, samples: Path | None = None
+    *,
+    model: Path,
+    options: Mapping[str, Any],
+    out: Path,
+    samples: Path | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """The same, but weights of what computes in fp32 are fp32, for a quantizer to take."""
-    _lower(Conversion.of(model, options, halved=False), samples, out)
+    _lower(model, options, samples, out, about, halved=False)
 
 
-def convert_whole(*, model: Path, options: Mapping[str, Any], out: Path) -> None:
+def convert_whole(
+    *,
+    model: Path,
+    options: Mapping[str, Any],
+    out: Path,
+    about: Mapping[str, Any] | None = None,
+) -> None:
     """The same in fp32 altogether."""
-    Conversion.of(model, options, halved=False).write("float32", out)
+    minimum = CoreMLOptions.model_validate(options).minimum
+    asked = Conversion.of(model, minimum, halved=False, about=about)
+    asked.write(Choice(compute="float32"), out)
 
 
 class Conversion(NamedTuple):
-    """A model on its way to a package. halved: whether weights that are fp32 are stored in fp16."""
+    """A model on its way to a package.
+
+    signature: of the model. batch: the dimension of it of which the package takes one. halved:
+    whether weights that are fp32 are stored in fp16.
+    """
 
     model: Path
     signature: Signature
     minimum: str
-    compute: Compute | None
     halved: bool
+    about: About = About()  # frozen
+    batch: str = ""
 
     @classmethod
-    def of(cls, model: Path, options: Mapping[str, Any], *, halved: bool = True) -> Conversion:
-        """As the options say; `compute` is None for what has to be found out."""
-        chosen = ComputeOptions.model_validate(options)
+    def of(
+        cls, model: Path, minimum: str, *, halved: bool, about: Mapping[str, Any] | None
+    ) -> Conversion:
+        """Of a tree. minimum: the oldest system that is to run it."""
         signature = Signature.from_json(json.loads((model / SIGNATURE).read_text(encoding="utf-8")))
-        return cls(model, signature, chosen.minimum, chosen.compute, halved)
+        told = About.of(about)
+        return cls(model, signature, minimum, halved, told, batch_of(signature, told))
 
-    def write(self, compute: Compute, out: Path) -> None:
+    def write(self, choice: Choice, out: Path) -> None:
         """Write the package that computes in such a precision."""
         import coremltools
 
         settings = {
             "minimum_deployment_target": getattr(coremltools.target, self.minimum),
-            "compute_precision": compute_precision(compute),
-            "pass_pipeline": pass_pipeline(compute, halved=self.halved),
+            "compute_precision": compute_precision(choice),
+            "pass_pipeline": pass_pipeline(choice.compute, halved=self.halved),
         }
-        model, signature = self.model, self.signature
+        model, signature = self.model, single(self.signature, self.batch)
         if (model / SAVED_MODEL).is_dir():
             inputs = _inputs(signature)
             package = coreml_saved_model.converted(
                 model, signature.outputs, inputs=inputs, **settings
             )
         elif (model / GRAPH).is_file():
-            package = _from_onnx(model, signature, self.minimum, settings)
+            images = self.about.images
+            package = _from_onnx(model, signature, self.minimum, settings, images=images)
         else:
             package = _from_torch(model, signature, settings)
         _refuse_nan(package)
         package.save(str(out / MODEL))
-        normalise(out / MODEL, signature)
+        normalise(out / MODEL, lambda spec: describe(spec, self.signature, self.about))
 
 
-def _lower(asked: Conversion, samples: Path | None, out: Path) -> None:
+def _lower(
+    model: Path,
+    options: Mapping[str, Any],
+    samples: Path | None,
+    out: Path,
+    about: Mapping[str, Any] | None,
+    *,
+    halved: bool,
+) -> None:
     """Write the package that computes as asked, or in as much fp16 as its outputs allow; what is to
     be said of that goes to the notes.
     """
+    chosen = ComputeOptions.model_validate(options)
+    asked = Conversion.of(model, chosen.minimum, halved=halved, about=about)
     out.mkdir(parents=True, exist_ok=True)
-    compute = asked.compute
-    if compute is None:
-        compute = _tried(asked, samples, out)
+    if chosen.on_mismatch == "fail" or chosen.compute == "float32":
+        choice = Choice(compute=chosen.compute)
+        asked.write(choice, out)
     else:
-        asked.write(compute, out)
-    if RUNGS[compute]:
-        (out / NOTES).write_text(json.dumps({SAID: RUNGS[compute]}) + "\n", encoding="utf-8")
+        choice = _tried(asked, chosen.compute, samples, out)
+    if choice.said:
+        notes = {
+            SAID: choice.said,
+            **({KEPT: {"operators": dict(choice.kept)}} if choice.kept else {}),
+        }
+        (out / NOTES).write_text(json.dumps(notes) + "\n", encoding="utf-8")
 
 
-def _tried(asked: Conversion, samples: Path | None, out: Path) -> Compute:
-    """Write the package that computes in as much fp16 as its outputs allow, and tell which."""
-    *rungs, widest = RUNGS
+def _tried(asked: Conversion, first: Compute, samples: Path | None, out: Path) -> Choice:
+    """Write the package that computes in as much fp16 as its outputs allow, and tell what that is.
+    first: the most fp16 that is tried.
+    """
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         wide = Path(scratch)
-        asked.write(widest, wide)
+        asked.write(Choice(compute="float32"), wide)
         trial = Trial.of(wide, asked.signature, samples)
-        for compute in rungs:
-            asked.write(compute, out)
+        for choice in trial.choices(first, wide):
+            if choice.compute == "float32":
+                break
+            asked.write(choice, out)
             if trial.passes(out):
-                return compute
+                return choice
             shutil.rmtree(out / MODEL)
         shutil.move(wide / MODEL, out / MODEL)
-    return widest
+    return Choice(compute="float32")
 
 
-def _from_onnx(model: Path, signature: Signature, minimum: str, settings: Mapping[str, Any]) -> Any:
-    """The package of an ONNX graph."""
+def _from_onnx(
+    model: Path,
+    signature: Signature,
+    minimum: str,
+    settings: Mapping[str, Any],
+    *,
+    images: Collection[str],
+) -> Any:
+    """The package of an ONNX graph. images: the inputs of pixels that become images."""
     from crosscast.targets.families.onnx_mil import convert as onnx_mil
 
-    inputs = _inputs(onnx_mil.input_tensors(signature))
+    inputs = _inputs(onnx_mil.input_tensors(signature), images)
     return onnx_mil.converted(model, signature, inputs=inputs, minimum=minimum, **settings)
 
 
@@ -242,7 +294,7 @@ def _check_dims(
             )
 
 
-def _inputs(signature: Signature) -> list[Any]:
+def _inputs(signature: Signature, images: Collection[str] = ()) -> list[Any]:
     import coremltools
     import numpy as np
 
@@ -271,14 +323,35 @@ def _inputs(signature: Signature) -> list[Any]:
                 fix="reshape it inside the model",
             )
         ranges = tuple(dims[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
+        shape = enumerated.get(tensor.name, ranges)
         types.append(
-            coremltools.TensorType(
-                name=tensor.name,
-                shape=enumerated.get(tensor.name, ranges),
-                dtype=getattr(np, INPUT_DTYPES[tensor.dtype]),
+            _image(tensor, shape)
+            if tensor.name in images
+            else coremltools.TensorType(
+                name=tensor.name, shape=shape, dtype=getattr(np, INPUT_DTYPES[tensor.dtype])
             )
         )
     return types
+
+
+def _image(tensor: Tensor, shape: Any) -> Any:
+    """The type of an image of (1, height, width, channels)."""
+    import coremltools
+
+    color = (
+        coremltools.colorlayout.RGB if tensor.shape[3] == 3 else coremltools.colorlayout.GRAYSCALE
+    )
+
+    def planes(sizes: Sequence[Any]) -> tuple[Any, ...]:
+        return sizes[0], sizes[3], sizes[1], sizes[2]
+
+    if isinstance(shape, coremltools.EnumeratedShapes):
+        shape = coremltools.EnumeratedShapes([planes(one.shape) for one in shape.shapes])
+    else:
+        shape = planes(shape)
+    return coremltools.ImageType(
+        name=tensor.name, shape=shape, color_layout=color, channel_first=True
+    )
 
 
 def _enumerated(signature: Signature) -> dict[str, Any]:
@@ -378,39 +451,19 @@ def _operations(block: Any) -> Iterator[Any]:
             yield from _operations(inner)
 
 
-def normalise(package: Path, signature: Signature | None = None) -> None:
-    """Take out of a package what differs from run to run.
-
-    signature: whose names the package is to know; None where it does.
-    """
+def normalise(package: Path, change: Callable[[Any], None]) -> None:
+    """Take out of a package what differs from run to run, after another change of its model."""
     from coremltools.proto import Model_pb2
 
     spec = Model_pb2.Model()
     spec.ParseFromString((package / SPEC).read_bytes())
     spec.description.metadata.userDefined.pop(DATE, None)
-    if signature is not None:
-        _name(spec.description, signature)
+    change(spec)
     (package / SPEC).write_bytes(spec.SerializeToString(deterministic=True))
     for entry in package.iterdir():
         if entry.name not in ("Data", "Manifest.json"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     _normalise_manifest(package / "Manifest.json")
-
-
-def _name(description: Any, signature: Signature) -> None:
-    """Write names that a ML Program cannot have, and those of dynamic dimensions, into the metadata
-    of a model.
-    """
-    metadata = description.metadata.userDefined
-    features = {feature.name for feature in (*description.input, *description.output)}
-    names = identifiers(tensor.name for tensor in (*signature.inputs, *signature.outputs))
-    for name, feature in names.items():
-        if name != feature and feature in features:
-            metadata[f"{NAME_PREFIX}{feature}"] = name
-    for tensor in signature.inputs:
-        for axis, dim in enumerate(tensor.shape):
-            if isinstance(dim, str):
-                metadata[f"{DIM_PREFIX}{names[tensor.name]}.{axis}"] = dim
 
 
 def _normalise_manifest(path: Path) -> None:

@@ -7,10 +7,10 @@ the worker's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from crosscast.targets.families.coreml_compute import HEAVY, Compute
+from crosscast.targets.families.coreml_compute import HEAVY, Choice, Compute
 
 SAFE_SUB = "crosscast::sub_constant_to_add"
 HALF_CONSTANTS = "crosscast::half_constants"
@@ -73,15 +73,31 @@ def _dtype_name(x: Any) -> str:
     return str(types.builtin_to_string(x.dtype))
 
 
-def compute_precision(compute: Compute) -> Any:
+def compute_precision(choice: Choice) -> Any:
     """Coremltools' setting of it."""
     import coremltools
 
-    if compute == "float32":
+    if choice.compute == "float32":
         return coremltools.precision.FLOAT32
-    if compute == "mixed":
-        return coremltools.transform.FP16ComputePrecision(lambda it: it.op_type in HEAVY)
-    return coremltools.precision.FLOAT16
+    if choice.compute == "float16" and not choice.kept:
+        return coremltools.precision.FLOAT16
+    kinds = HEAVY if choice.compute == "mixed" else None
+    return coremltools.transform.FP16ComputePrecision(
+        lambda it: (kinds is None or it.op_type in kinds) and not _touches(it, choice.kept)
+    )
+
+
+def _touches(operation: Any, kept: Collection[str]) -> bool:
+    """Whether an operator gives or reads one of the values, or a constant that fp16 loses."""
+    import numpy as np
+    import torch
+
+    from crosscast.targets.families.mil.losses import loss
+
+    if any(getattr(one, "name", "") in kept for one in (*operation.outputs, *_read(operation))):
+        return True
+    constants = (torch.from_numpy(np.atleast_1d(one.val)) for one in _constants(operation))
+    return any(loss(constant) for constant in constants)
 
 
 def pass_pipeline(compute: Compute, *, halved: bool) -> Any:
@@ -155,12 +171,17 @@ def _constants(operation: Any) -> list[Any]:
     import numpy as np
 
     found: dict[Any, None] = {}
-    for given in operation.inputs.values():
-        for value in given if isinstance(given, list | tuple) else [given]:
-            is_float = getattr(getattr(value, "val", None), "dtype", None) == np.float32
-            if is_float and value.op is not None and value.op.op_type == "const":
-                found[value] = None
+    for value in _read(operation):
+        is_float = getattr(getattr(value, "val", None), "dtype", None) == np.float32
+        if is_float and value.op is not None and value.op.op_type == "const":
+            found[value] = None
     return list(found)
+
+
+def _read(operation: Any) -> Iterator[Any]:
+    """The values that an operator reads."""
+    for given in operation.inputs.values():
+        yield from given if isinstance(given, list | tuple) else [given]
 
 
 def _replaced(operation: Any, old: Any, new: Any) -> None:

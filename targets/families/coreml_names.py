@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from crosscast.pipeline.signature import Arrays, Tensor
-from crosscast.targets.base import Session, computed_instead
+from crosscast.targets.base import Session, classes, computed_instead
 
 NAME_PREFIX = "crosscast.name."
 """User-defined metadata "crosscast.name.<feature>": the model's own name, where that is none that
 a ML Program can have."""
+
+LABEL = "classLabel"
+"""coremltools' name of a classifier's class; that of the scores is "<it>_probs"."""
 
 RESERVED = frozenset(
     [
@@ -53,7 +56,7 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
     taken = set(found)
     for name in ordered:
         if name not in found:
-            found[name] = _free(_plain(name), taken)
+            found[name] = free(_plain(name), taken)
             taken.add(found[name])
     return {name: found[name] for name in ordered}
 
@@ -67,6 +70,13 @@ def own_names(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def classifier(names: Iterable[str]) -> tuple[str, str]:
+    """The features of a classifier beside those: of its class and of all scores."""
+    taken = set(names)
+    label = free(LABEL, taken)
+    return label, free(f"{label}_probs", taken)
+
+
 class Renamed:
     """A session under the model's own names.
 
@@ -77,7 +87,7 @@ class Renamed:
         self._session, self._names = session, names
         self.inputs = tuple(map(self._own, session.inputs))
         self.outputs = tuple(map(self._own, session.outputs))
-        self.instead = computed_instead(session)
+        self.instead, self.labels = computed_instead(session), classes(session)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Compute all outputs, by name and in order."""
@@ -100,7 +110,8 @@ def _plain(name: str) -> str:
     return plain if re.match(r"[A-Za-z_]", plain) else f"var_{plain}"
 
 
-def _free(name: str, taken: Collection[str]) -> str:
+def free(name: str, taken: Collection[str]) -> str:
+    """The name, or one like it that is not taken."""
     if name not in taken:
         return name
     count = next(count for count in range(len(taken) + 1) if f"{name}_{count}" not in taken)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crosscast.targets.families import preprocessing
 
 
-def note(manifest: Mapping[str, Any], *blocks: tuple[str, str, str]) -> str:
-    """USAGE.md: what the model takes and gives, then the (title, language, code) blocks."""
+def note(
+    manifest: Mapping[str, Any], *blocks: tuple[str, str, str], remarks: Sequence[str] = ()
+) -> str:
+    """USAGE.md: what the model takes and gives, then the (title, language, code) blocks.
+
+    remarks: paragraphs on what it takes and gives.
+    """
     parts = [
         f"# {manifest['model']} {manifest['version']}: {manifest['target']}",
         "Every tensor that is fed and read, by name:",
         "\n".join(_table(manifest)),
         "`vectors.safetensors` holds inputs (`0/in/<name>`) and what the source model gives for "
         "them (`0/out/<name>`).",
+        *remarks,
         *_remarks(manifest),
     ]
     if section := preprocessing.words(manifest):

@@ -72,11 +72,15 @@ class Float16Options(OnnxOptions):
         description="Type of the artifact's float inputs and outputs; default float32, as the "
         "source has them.",
     )
-    compute: Compute | None = Field(
-        default=None,
+    compute: Compute = Field(
+        default="float16",
         description="What the operators compute in: float16, mixed (products and convolutions in "
-        "float16, all else in float32) or float32 (the weights are float16). Default: the first "
-        "of these whose outputs are near the source's in a trial.",
+        "float16, all else in float32) or float32 (the weights are float16).",
+    )
+    on_mismatch: Literal["keep-float", "fail"] = Field(
+        default="keep-float",
+        description="What is done where a trial shows outputs that are not near the source's. "
+        "keep-float: the next of `compute` is taken. fail: nothing, which the gate judges.",
     )
 
 
@@ -102,7 +106,8 @@ def convert(
             typed,
             tree=model,
             samples=samples,
-            wanted=chosen.compute,
+            first=chosen.compute,
+            is_last=chosen.on_mismatch == "fail",
             build=lambda names: _built(typed, keep_io=True, staying=names),
         )
         result = _built(typed, keep_io=chosen.io is None, staying=staying)

@@ -93,25 +93,24 @@ def choose(
     *,
     tree: Path,
     samples: Path | None,
-    wanted: Compute | None,
+    first: Compute,
+    is_last: bool,
     build: Callable[[frozenset[str]], ModelProto],
 ) -> tuple[frozenset[str], str]:
     """The results of the operators that have to compute in float32, and what is to be said of it.
 
     model: in float32. tree: holds its signature. samples: tree of real ones.
-    wanted: the choice that is made already.
+    first: what is tried first; is_last: whether it is taken untried.
     build: gives the fp16 model, its inputs and outputs in float32, for such results.
     Nothing where the model cannot be tried: no input is known that it takes. Where no choice is
     good enough it is the best, by steps worth their price: the parity gate may refuse it.
     """
-    if wanted is not None:
-        rung = next(rung for rung in RUNGS if rung.name == wanted)
-        return _staying(model, rung), rung.said
-    trial = _Trial.of(model, tree, samples)
-    best, said, least = frozenset[str](), "", Loss(math.inf, math.inf)
+    start = next(place for place, rung in enumerate(RUNGS) if rung.name == first)
+    best, said, least = _staying(model, RUNGS[start]), RUNGS[start].said, Loss(math.inf, math.inf)
+    trial = None if is_last else _Trial.of(model, tree, samples)
     if trial is None:
         return best, said
-    for rung in RUNGS:
+    for rung in RUNGS[start:]:
         staying = _staying(model, rung)
         loss = trial.loss(build(staying))
         if loss.lack <= 0:

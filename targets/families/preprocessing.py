@@ -103,7 +103,7 @@ def words(manifest: Mapping[str, Any]) -> str:
     """A section of Markdown; empty where the manifest declares no preprocessing."""
     parts = []
     for name, entry in _entries(manifest):
-        steps = _steps(entry, _tensor(manifest, name))
+        steps = _steps(entry, _tensor(manifest, name), is_fed_whole=_is_image(manifest, entry))
         listed = "\n".join(f"{index}. {step}" for index, step in enumerate(steps, 1))
         parts.append(f"`{name}` is made of an image:\n\n{listed}")
     return "\n\n".join(["## Preprocessing", *parts]) if parts else ""
@@ -124,6 +124,8 @@ def blocks(manifest: Mapping[str, Any], *languages: str) -> list[tuple[str, str,
     for name, entry in _entries(manifest):
         tensor = _tensor(manifest, name)
         for language in languages:
+            if _is_image(manifest, entry) and language != "python":
+                continue
             if language == "python":
                 title, code = "Python (Pillow, numpy)", _python(tensor, entry)
             else:
@@ -144,7 +146,12 @@ def _tensor(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 # In words
 
 
-def _steps(entry: Mapping[str, Any], tensor: Mapping[str, Any]) -> list[str]:
+def _is_image(manifest: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether the artifact takes the image itself, not an array of its pixels."""
+    return manifest.get("format") == "coreml" and entry["folded"] is not None
+
+
+def _steps(entry: Mapping[str, Any], tensor: Mapping[str, Any], *, is_fed_whole: bool) -> list[str]:
     mode = "gray" if entry["color"] == "gray" else "RGB"
     shape = " x ".join(str(dim) for dim in tensor["shape"])
     steps = [
@@ -156,7 +163,10 @@ def _steps(entry: Mapping[str, Any], tensor: Mapping[str, Any]) -> list[str]:
         steps.append("Put the channels in the order blue, green, red.")
     if formula := _formula(entry):
         steps.append(f"In float32: {formula}.")
-    steps.append(f"Lay it out as {tensor['layout']}, {shape}{_typed(tensor)}.")
+    if is_fed_whole:
+        steps.append("Feed it as an image.")
+    else:
+        steps.append(f"Lay it out as {tensor['layout']}, {shape}{_typed(tensor)}.")
     if entry["folded"] is not None:
         steps.append(f"Nothing else: the model itself does the rest ({_inside(entry['folded'])}).")
     return steps

@@ -168,7 +168,9 @@ def write_signature(
 def convert(tree: Path, name: str = "out", **options: Any) -> Path:
     out = tree.parent / name
     out.mkdir()
-    target.convert(model=tree, options={"compute": "float16"} | options, out=out)
+    target.convert(
+        model=tree, options={"compute": "float16", "on_mismatch": "fail"} | options, out=out
+    )
     return out
 
 

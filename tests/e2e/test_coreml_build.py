@@ -5,12 +5,15 @@ get wrong.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from cli import crosscast
 
 from crosscast.targets.families import coreml
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.e2e]
 pytest.importorskip("coremltools")
@@ -103,7 +106,9 @@ def test_a_build_is_proven(name: str, tmp_path: Path, cache: Path) -> None:
         "tiny": {"x": "float32"},
     }[name]
     assert dtypes.items() >= wanted.items()
-    assert ("compute: mixed" in manifest["said"]) == (name == "tiny")
+    kept = manifest["precision"].get("kept_in_float")
+    assert (kept is not None) == (name == "tiny")
+    assert ("underflows fp16" in manifest["said"]) == (name == "tiny")
     again = crosscast("verify", artifact, cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
 
@@ -175,3 +180,86 @@ def test_sizes_in_steps_are_enumerated(via: str, tmp_path: Path, cache: Path) ->
     assert shapes == {(high, wide) for high in (16, 32, 48) for wide in (32, 64)}
     (port,), _ = coreml.interface(artifact)
     assert port.shape == (1, 3, "height", "width")
+
+
+LOUD = '''
+def loud():
+    """Squares of hundreds, which fp16 does not hold, between two layers."""
+    import torch
+
+    class Loud(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = torch.nn.Linear(64, 64), torch.nn.Linear(64, 16)
+
+        def forward(self, x):
+            h = self.body(x) * 400
+            return self.head(h / (h * h).mean(-1, keepdim=True).sqrt())
+
+    torch.manual_seed(0)
+    return Loud()
+'''
+
+
+@pytest.mark.parametrize("on_mismatch", ["keep-float", "fail"])
+def test_what_overflows_is_named_and_kept_in_fp32_where_that_is_wanted(
+    on_mismatch: str, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(LOUD)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: loud\nversion: 1.0.0\nsource: {torch: nets.py:loud}\n"
+        "inputs: {x: {shape: [batch, 64], dtype: float32, range: [-1, 1]}}\n"
+        f"targets: {{coreml-fp16: {{on_mismatch: {on_mismatch}}}}}\n"
+    )
+    done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
+    if on_mismatch == "fail":
+        assert done.returncode == 4
+        assert re.search(r"mul '\w+' overflows fp16 \(\d", done.stdout)
+        return
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = json.loads((tmp_path / "out/loud/1.0.0/coreml-fp16/manifest.json").read_text())
+    (why,) = manifest["precision"]["kept_in_float"]["operators"].values()
+    assert re.fullmatch(r"mul '\w+' overflows fp16 \(.*\)", why)
+    assert why in manifest["said"]
+    assert manifest["precision"]["weights"].keys() == {"float16"}
+
+
+SEEN_PHOTOS = """
+model: resnet8
+version: 1.0.0
+source: {{tflite: {zoo}/models/resnet8/image_classification.tflite}}
+inputs:
+  input_1_int8: {{shape: [batch, 32, 32, 3], dtype: int8, range: [-128, 127], batch: [1, 4]}}
+samples: {{parity: photos.py:parity}}
+targets: {{coreml-int8: {{}}}}
+"""
+PHOTOS = """
+import sys
+
+import numpy as np
+
+sys.path.insert(0, {zoo!r})
+import cifar
+
+
+def parity():
+    for sample in cifar.parity():
+        (image,) = sample.values()
+        yield {{"input_1_int8": np.rint(image * 128).astype(np.int8)}}
+"""
+
+
+def test_an_int8_file_keeps_its_numbers(tmp_path: Path, cache: Path) -> None:
+    zoo = str(ROOT / "configs/zoo")
+    (tmp_path / "photos.py").write_text(PHOTOS.format(zoo=zoo))
+    config = tmp_path / "resnet8.yaml"
+    config.write_text(SEEN_PHOTOS.format(zoo=zoo))
+    done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "out").glob("*/*/coreml-int8/manifest.json")
+    manifest = json.loads(path.read_text())
+    assert manifest["verdict"]["status"] == "passed"
+    weights = manifest["precision"]["weights"]
+    # biases, scales and small weights stay in float
+    assert weights["int8"] > 5 * sum(size for dtype, size in weights.items() if dtype != "int8")

@@ -16,6 +16,7 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.targets import coreml_fp16 as target
 from crosscast.targets.families import coreml, coreml_convert
+from crosscast.targets.families.coreml_describe import About, describe
 from crosscast.targets.families.onnx_mil import convert as onnx_mil
 
 pytestmark = [
@@ -78,7 +79,7 @@ def package(tree: Path, signature: Signature, inputs: Sequence[Any] = ()) -> Any
         compute_precision=coremltools.precision.FLOAT32,
     )  # fmt: skip
     made.save(str(tree / coreml.MODEL))
-    coreml_convert.normalise(tree / coreml.MODEL, signature)
+    coreml_convert.normalise(tree / coreml.MODEL, lambda spec: describe(spec, signature, About()))
     return coreml.evaluated(artifact=tree)
 
 

@@ -68,7 +68,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Vector]
     program = torch.export.export(net, (torch.rand(2, 3, 16, 16),), dynamic_shapes=dims)
     torch.export.save(program, tree / "model.pt2")
     (tree / "signature.json").write_text(json.dumps(SIGNATURE.to_json()))
-    target.convert(model=tree, options={"compute": "float16"}, out=out)
+    target.convert(model=tree, options={"compute": "float16", "on_mismatch": "fail"}, out=out)
     vectors = []
     for case in parity_cases([], signature=SIGNATURE):
         with torch.no_grad():
@@ -91,6 +91,9 @@ def judged(artifact: Path, vectors: list[Vector]) -> Verdict:
             "layout": None,
             "io": None,
             "narrowed": {},
+            "pixels": [],
+            "labels": [],
+            "explain": "",
             "parity": {},
         },
     )

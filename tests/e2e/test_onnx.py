@@ -248,7 +248,9 @@ def test_weights_beyond_fp16_are_clamped_and_named(tmp_path: Path) -> None:
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     onnx.save(model, net.exported / "model.onnx")
     out = net.place("fp16")
-    onnx_fp16.convert(model=net.exported, options={"compute": "float16"}, out=out)
+    onnx_fp16.convert(
+        model=net.exported, options={"compute": "float16", "on_mismatch": "fail"}, out=out
+    )
     assert json.loads((out / "notes.json").read_text()) == {"fp16_clamped": [bias.name]}
     kept = next(t for t in onnx.load(out / "model.onnx").graph.initializer if t.name == bias.name)
     assert onnx.numpy_helper.to_array(kept)[0] == -65504

@@ -24,6 +24,8 @@ from crosscast.pipeline.signature import Signature
 from crosscast.pipeline.stages import reference_to
 from crosscast.pipeline.stages.verify import verify
 from crosscast.targets import TARGETS
+from crosscast.targets.base import classes
+from crosscast.targets.families import coreml
 
 pytestmark = pytest.mark.e2e
 
@@ -40,6 +42,7 @@ README = (CONFIG.parents[1] / "README.md").read_text(encoding="utf-8")
 EXAMPLE = README.partition("## Samples and preprocessing")[2].split("```yaml\n")[1].split("```")[0]
 INPUTS = EXAMPLE.partition("targets:")[0]
 TARGETS_BUILT = ("onnx", "tflite-int8")
+LABELLED = ", coreml-fp16: {preprocess: fold}"
 EVERY = [(name, target) for name in ("plain", "folded") for target in TARGETS_BUILT]
 
 
@@ -55,9 +58,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in names:
             zoo.load(name).save(where / folder / f"{Path(name).stem}.png")
     (where / "photos/readme.txt").write_text("Not an image.\n")
-    for name, options in (("plain", "{}"), ("folded", "{preprocess: fold}")):
-        targets = f"targets: {{onnx: {options}, tflite-int8: {options}}}\n"
+    for name, options, more in (("plain", "{}", ""), ("folded", "{preprocess: fold}", LABELLED)):
+        targets = f"targets: {{onnx: {options}, tflite-int8: {options}{more}}}\n"
         (where / f"{name}.yaml").write_text(f"model: {name}{HEAD}{INPUTS}{targets}")
+    (where / "labels.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
+    with (where / "folded.yaml").open("a") as config:
+        config.write("labels: labels.txt\n")
     (where / "readme.yaml").write_text(f"model: readme{HEAD}{EXAMPLE}")
     return where
 
@@ -129,6 +135,26 @@ def test_an_artifact_proves_itself_and_is_shown(
     assert ("calibration: 8 real samples" in shown) is (target == "tflite-int8")
 
 
+def test_core_ml_takes_the_photos_themselves_and_names_what_is_on_them(
+    made: Path, photos: Path
+) -> None:
+    artifact = made / "folded/1.0.0/coreml-fp16"
+    told = manifest(artifact)
+    assert told["verdict"]["status"] == "passed"
+    spec = coreml._spec(artifact)
+    image = spec.description.input[0].type.imageType
+    assert (image.height, image.width, image.colorSpace) == (224, 224, image.ColorSpace.RGB)
+    kinds = [feature.type.WhichOneof("Type") for feature in spec.description.output]
+    assert kinds == ["stringType", "dictionaryType"]
+    session = TARGETS["coreml-fp16"].open(artifact=artifact)
+    assert session is not None
+    images = [prepare(artifact)(path) for path in sorted((photos / "photos").glob("*.png"))]
+    scores = session.run({"image": np.concatenate(images)})["logits"]
+    assert [classes(session)[index] for index in scores.argmax(1)] == [
+        f"class {index}" for index in CLASSES
+    ]
+
+
 # A fold that computes something else
 
 
@@ -185,6 +211,9 @@ def judged(honest: Path, artifact: Path) -> Verdict:
             "layout": None,
             "io": None,
             "narrowed": {},
+            "pixels": [],
+            "labels": [],
+            "explain": "",
             "parity": {},
         },
     )

@@ -368,6 +368,33 @@ def test_a_fold_leaves_the_arithmetic_to_the_model(with_photos: Planned) -> None
     assert folded["folded"] == {"color": "rgb", "scale": 1 / 255, "mean": (), "std": ()}
 
 
+def test_what_is_said_of_a_model_goes_to_those_that_have_a_place_for_it(
+    with_photos: Planned,
+) -> None:
+    found = with_photos("{onnx: {preprocess: fold}, coreml-fp16: {preprocess: fold}}")
+    about = found.step("convert coreml-fp16").options["about"]
+    assert (about["version"], about["labels"]) == ("1.0.0", [])
+    assert about["preprocessing"]["image"]["folded"]["scale"] == 1 / 255
+    assert "about" not in found.step("convert onnx").options
+    for name in ("verify onnx", "verify coreml-fp16", "package coreml-fp16"):
+        assert found.step(name).options["pixels"] == ["image"]
+    plain = with_photos("{coreml-fp16: {}}")
+    assert plain.step("verify coreml-fp16").options["pixels"] == []
+
+
+def test_labels_change_nothing_but_what_tells_them(planned: Planned) -> None:
+    targets = "{onnx: {}, tflite-int8: {}, coreml-fp16: {}, coreml-int8: {}}"
+    plain, named = (
+        {step.id: step for step in planned(f"{targets}{labels}").steps}
+        for labels in ("", "\nlabels: [ant, bee]\nmetadata: {author: Ada}")
+    )
+    assert plain.keys() == named.keys()
+    assert {name for name in plain if plain[name] != named[name]} == {
+        *(f"package {name}" for name in ("onnx", "tflite-int8", "coreml-fp16", "coreml-int8")),
+        *(f"{stage} coreml-{it}" for stage in ("convert", "verify") for it in ("fp16", "int8")),
+    }
+
+
 def test_from_takes_over_the_fold(with_photos: Planned) -> None:
     found = with_photos("{tflite-fp32: {preprocess: fold}, tflite-int8: {from: tflite-fp32}}")
     assert ids(found, "reference") == ["reference folded"]

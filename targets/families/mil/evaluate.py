@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -14,8 +14,18 @@ from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.targets.families.mil.ops.arguments import IGNORED, Signature
 from crosscast.targets.families.mil.ops.control import State
 from crosscast.targets.families.mil.ops.table import operator
-from crosscast.targets.families.mil.program import Argument, Block, Constant, Function, Operation
+from crosscast.targets.families.mil.program import (
+    Argument,
+    Block,
+    Constant,
+    Function,
+    Operation,
+    Port,
+)
 from crosscast.targets.families.mil.program import Type as Declared
+
+Watching: TypeAlias = "Callable[[Operation, Port, Any], None]"
+"""Is told every value that an operator gives."""
 
 EXACT = frozenset(
     (
@@ -42,11 +52,14 @@ class Evaluator:
     nothing but the rounding of weights is left; what a graph does wrong is then told from noise.
     """
 
-    def __init__(self, function: Function, *, ideal: bool = False) -> None:
+    def __init__(
+        self, function: Function, *, ideal: bool = False, watch: Watching | None = None
+    ) -> None:
         """Raises Unproven where the program has what the evaluator has not."""
         self._function = function
         names = {port.name: _Name(port.name) for port in function.inputs}
-        self._block = _Compiler(function.opset, ideal).block(function.block, ChainMap(names))
+        compiler = _Compiler(function.opset, ideal, watch)
+        self._block = compiler.block(function.block, ChainMap(names))
         self._ideal = ideal
 
     def run(
@@ -112,6 +125,7 @@ class _Step:
 
     operation: Operation
     ideal: bool
+    watch: Watching | None = None
     signature: Signature | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
     fed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -129,6 +143,8 @@ class _Step:
                 _check_shape(value, port.type)
                 exact = self.ideal or self.operation.type in EXACT
                 values[port.name] = settled(value, port.type, ideal=exact)
+                if self.watch is not None:
+                    self.watch(self.operation, port, values[port.name])
         for name in self.frees:
             values.maps[0].pop(name, None)
 
@@ -173,6 +189,7 @@ class _Block:
 class _Compiler:
     opset: int
     ideal: bool
+    watch: Watching | None = None
 
     def block(self, block: Block, outer: ChainMap[str, Any]) -> _Block:
         """A block whose constants are computed. outer: the values of the blocks around it."""
@@ -209,7 +226,12 @@ class _Compiler:
         if operation.type in (BRANCH, LOOP):
             blocks = [self.block(block, known) for block in operation.blocks]
             return _Step(
-                operation=operation, ideal=self.ideal, fed=entries, blocks=blocks, frees=frees
+                operation=operation,
+                ideal=self.ideal,
+                watch=self.watch,
+                fed=entries,
+                blocks=blocks,
+                frees=frees,
             )
         signature = operator(operation.type, self.opset)
         signature.check(entries)
@@ -223,6 +245,7 @@ class _Compiler:
         return _Step(
             operation=operation,
             ideal=self.ideal,
+            watch=self.watch,
             signature=signature,
             known=fixed,
             fed=fed,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from crosscast.pipeline.errors import StageError, Unproven
-from crosscast.pipeline.signature import Arrays, Tensor
+from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families.mil.blobs import Blobs
-from crosscast.targets.families.mil.evaluate import Evaluator
+from crosscast.targets.families.mil.evaluate import Evaluator, Watching
 from crosscast.targets.families.mil.program import Reader
 
 MAIN = "main"
@@ -20,9 +20,8 @@ ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
 
 
 class MilSession:
-    """A package's default function, computed by the evaluator.
-
-    inputs, outputs: as the package declares them. Every call starts from fresh states.
+    """A package's default function, computed by the evaluator. Every call starts from fresh
+    states.
     """
 
     instead = "computed by the reference evaluator of the saved program, not by Apple's runtime"
@@ -32,25 +31,24 @@ class MilSession:
         *,
         spec: Any,
         root: Path,
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
         ideal: bool = False,
+        watch: Watching | None = None,
     ) -> None:
-        """spec: the package's model, whose files of weights are below `root`. ideal: as the
-        evaluator has it. Raises Unproven where the evaluator lacks something.
+        """spec: the package's model, whose files of weights are below `root`. ideal, watch: as the
+        evaluator has them. Raises Unproven where the evaluator lacks something.
         """
-        self.inputs, self.outputs = inputs, outputs
         self._features = {feature.name: feature for feature in spec.description.input}
-        self._evaluator = Evaluator(function_of(spec, root), ideal=ideal)
+        self._evaluator = Evaluator(function_of(spec, root), ideal=ideal, watch=watch)
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """All outputs, by name and in order. Raises StageError for inputs of other shapes than the
-        package declares.
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        """All features, by name: arrays, and the class and the scores of a classifier. Raises
+        StageError for inputs of other shapes than the package declares.
         """
         fed = {name: fitted(inputs[name], feature) for name, feature in self._features.items()}
         values = self._evaluator.run(fed)
         return {
-            tensor.name: values[tensor.name].numpy().astype(tensor.dtype) for tensor in self.outputs
+            name: value.numpy() if isinstance(value, torch.Tensor) else value
+            for name, value in values.items()
         }
 
 

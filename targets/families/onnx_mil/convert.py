@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from crosscast.targets.families import onnx as onnx_family
 from crosscast.targets.families.coreml_names import identifiers
 from crosscast.targets.families.onnx_mil.graph import Walk
 from crosscast.targets.families.onnx_mil.node import MAX_RANK, REMEDY, Wide
+from crosscast.targets.families.onnx_mil.planes import from_planes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -31,15 +32,16 @@ def converted(
     int32, its names the `identifiers` of the model's.
 
     inputs: coremltools' types of the inputs of `signature`, under the model's names, whose sizes,
-    fixed, in a range or enumerated, count rather than those in the file. minimum: the
-    oldest system that runs it, which the settings name too. settings: further arguments of
-    coremltools.convert.
+    fixed, in a range or enumerated, count rather than those in the file; an image's are those of
+    its planes, where the model takes pixels. minimum: the oldest system that runs it, which the
+    settings name too. settings: further arguments of coremltools.convert.
 
     Raises StageError where an operator, or one of its attributes, has no form in MIL.
     """
     import coremltools
 
-    model = prepared(tree)
+    images = [one.name for one in inputs if isinstance(one, coremltools.ImageType)]
+    model = prepared(tree, images=images)
     outputs = [output.name for output in model.graph.output]
     names = identifiers([*(tensor.name for tensor in signature.inputs), *outputs])
     for one in inputs:
@@ -61,15 +63,21 @@ def converted(
         ) from error
 
 
-def prepared(tree: Path) -> ModelProto:
-    """The model of the tree at an opset that the table is written for, with inferred types."""
+def prepared(tree: Path, *, images: Collection[str] = ()) -> ModelProto:
+    """The model of the tree at an opset that the table is written for, with inferred types.
+
+    images: inputs of pixels, which are to be planes.
+    """
     from crosscast.targets.families.onnx_upgrade import upgraded
 
     model = onnx_family.load(tree)
     standard = any(entry.domain in ("", "ai.onnx") for entry in model.opset_import)
     if standard and onnx_family.opset(model) < LOWEST:
         model = upgraded(model, LOWEST)
-    return onnx_family.with_types(inlined(model))
+    model = inlined(model)
+    for name in images:
+        model = from_planes(model, name)
+    return onnx_family.with_types(model)
 
 
 def inlined(model: ModelProto) -> ModelProto:
@@ -89,11 +97,11 @@ def program_of(
     names: those of MIL by the model's.
     """
     import coremltools
-    from coremltools.converters.mil.mil import Builder, Function, Program
+    from coremltools.converters.mil.mil import Builder, Function, Program, types
 
     system = int(minimum.removeprefix("iOS"))
     placeholders = {
-        one.name: Builder.placeholder(shape=one.shape.symbolic_shape, dtype=one.dtype)
+        one.name: Builder.placeholder(shape=one.shape.symbolic_shape, dtype=one.dtype or types.fp32)
         for one in inputs
     }
     with Function(placeholders, opset_version=getattr(coremltools.target, minimum)) as function:

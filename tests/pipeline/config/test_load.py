@@ -399,8 +399,8 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
     (
         "zzz: 1\n",
         [
-            "5:1: zzz: unknown key; known here: 'inputs', 'limits', 'model', 'outputs', 'samples', "
-            "'source', 'targets' and 'version'"
+            "5:1: zzz: unknown key; known here: 'inputs', 'labels', 'limits', 'metadata', 'model', "
+            "'outputs', 'samples', 'source', 'targets' and 'version'"
         ],
     ),
     ("model: again\n", ["5:1: model: duplicate key; the first is at 1:1"]),
@@ -724,6 +724,42 @@ TARGET_ERRORS: list[tuple[str, list[str]]] = [
 def test_errors_of_targets(read: Read, tmp_path: Path, text: str, expected: list[str]) -> None:
     found = errors(read, HEAD + SOURCE + text, tmp_path)
     assert found == [f"c.yaml:{line}" for line in expected]
+
+
+@pytest.mark.parametrize("labels", ["[cat, 'dog and co']", "labels.txt"])
+def test_labels_are_a_list_or_the_lines_of_a_file(read: Read, tmp_path: Path, labels: str) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog and co\r\n\n")
+    assert read(f"{GOOD}labels: {labels}\n").labels == ["cat", "dog and co"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ("gone.txt", "5:9: labels: no such file: 'gone.txt' (looked in 'DIR')"),
+        ("gap.txt", "5:9: labels: line 2 of 'gap.txt' is empty; a class needs a name"),
+        ("latin.txt", "5:9: labels: 'latin.txt' cannot be read: it is not UTF-8 text"),
+        ("[1, b]", "5:10: labels[0]: expected text, got 1"),
+    ],
+)
+def test_labels_that_cannot_be(read: Read, tmp_path: Path, labels: str, expected: str) -> None:
+    (tmp_path / "gap.txt").write_text("a\n\nb\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    assert errors(read, f"{GOOD}labels: {labels}\n", tmp_path) == [f"c.yaml:{expected}"]
+
+
+def test_a_label_that_stands_twice_is_no_matter_but_to_core_ml(read: Read, tmp_path: Path) -> None:
+    text = HEAD + SOURCE + "labels: [crane, bee, crane]\n"
+    assert read(f"{text}targets: {{onnx: }}\n").labels == ["crane", "bee", "crane"]
+    assert errors(read, f"{text}targets: {{onnx: , coreml: }}\n", tmp_path) == [
+        "c.yaml:4:9: labels: 'crane' stands twice, and 'coreml' needs a label of its own for each "
+        "class"
+    ]
+
+
+def test_metadata(read: Read) -> None:
+    assert read(GOOD).metadata.model_dump() == {"author": "", "license": "", "description": ""}
+    found = read(f"{GOOD}metadata: {{author: Ada, license: MIT}}\n").metadata
+    assert (found.author, found.license, found.description) == ("Ada", "MIT", "")
 
 
 def test_everything_wrong_is_said_in_one_run(read: Read, tmp_path: Path) -> None:

@@ -182,10 +182,16 @@ def test_a_fold_needs_a_preprocess(read: Read) -> None:
     assert "targets.onnx.preprocess: no input declares a 'preprocess'" in text
 
 
-def test_a_fold_needs_tensors_of_pixels(read: Read) -> None:
-    rest = "targets: {coreml-fp16: {preprocess: fold, allow_unverified: x}}\n"
-    text = refused(read, CROP, rest=rest)
-    assert "targets.coreml-fp16.preprocess: cannot be done: Core ML has no" in text
+def test_an_image_of_core_ml_has_no_layout(read: Read) -> None:
+    rest = "targets: {coreml-fp16: {preprocess: fold, layout: nchw}}\n"
+    assert "contradicts 'layout': Core ML's images have none" in refused(read, CROP, rest=rest)
+    read(CROP, rest=rest.replace("nchw", "nhwc"))
+
+
+def test_a_fold_is_done_in_an_onnx_graph(read: Read) -> None:
+    rest = "targets: {coreml-fp16: {preprocess: fold, via: exported_program}}\n"
+    assert "contradicts 'via': it is done in an ONNX graph" in refused(read, CROP, rest=rest)
+    read(CROP, rest=rest.replace("exported_program", "onnx"))
 
 
 def test_a_fold_contradicts_io(read: Read) -> None:

@@ -133,6 +133,9 @@ def gate(net: Net, precision: str, monkeypatch: pytest.MonkeyPatch, delivered: s
         "layout": net.layout,
         "io": None,
         "narrowed": {},
+        "pixels": [],
+        "labels": [],
+        "explain": "",
         "parity": {},
     }
     return verify(artifact=Path("x"), signature=SIGNATURE, vectors=vectors, options=options)

@@ -21,6 +21,13 @@ def test_only_floats_are_delivered_in_another_dtype() -> None:
     assert delivered((REAL, IDS), io=None, narrowed={}) == (REAL, IDS)
 
 
+def test_images_are_delivered_as_they_are() -> None:
+    pixels = Tensor(name="x", shape=(1, 2, 2, 3), dtype="uint8")
+    narrowed = {"uint8": "int32"}
+    assert delivered((pixels,), io=None, narrowed=narrowed)[0].dtype == "int32"
+    assert delivered((pixels,), io=None, narrowed=narrowed, pixels=["x"]) == (pixels,)
+
+
 def test_inputs_are_quantized_as_the_artifact_says() -> None:
     x = np.float32([[-100, -1.2], [0.25, 100]])
     fed = given({"x": x, "ids": np.int64([7])}, tensors=(INT8, IDS))

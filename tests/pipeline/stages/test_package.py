@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 
 from crosscast.pipeline import manifest as manifests
 from crosscast.pipeline.digest import file_sha256
+from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.parity.samples import Case
 from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.signature import Signature, Tensor
@@ -92,6 +94,9 @@ def pack(tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatc
                 "layout": None,
                 "io": None,
                 "narrowed": {},
+                "pixels": [],
+                "labels": None,
+                "metadata": {},
                 "source": "torch",
                 "allow_unverified": "",
                 "preprocessing": {},
@@ -120,6 +125,19 @@ def test_an_artifact_holds_what_a_target_ships(pack: Pack) -> None:
     ]
     assert (out / "model.onnx").read_bytes() == b"the model"
     assert (out / "USAGE.md").read_text() == "# tiny has model.onnx\n"
+
+
+def test_classes_are_those_of_an_output(pack: Pack, inputs: dict[str, Path]) -> None:
+    plain = manifests.read(pack())
+    assert (plain["labels"], plain["metadata"]) == (None, {})
+    with pytest.raises(StageError, match="`labels` names 1 classes, and no output has a score"):
+        pack("refused", labels=["ant"])
+    mask = replace(SIGNATURE.outputs[0], shape=("batch", 2), layout=None)
+    signature = replace(SIGNATURE, outputs=(mask, SIGNATURE.outputs[1]))
+    manifests.write_json(inputs["reference"] / "signature.json", signature.to_json())
+    told = manifests.read(pack("named", labels=["ant", "bee"], metadata={"author": "Ada"}))
+    assert told["labels"] == {"output": "mask", "names": ["ant", "bee"]}
+    assert told["metadata"] == {"author": "Ada"}
 
 
 def test_the_manifest_says_all(pack: Pack, inputs: dict[str, Path]) -> None:

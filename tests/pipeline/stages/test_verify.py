@@ -70,6 +70,9 @@ def verdict(
         "layout": None,
         "io": None,
         "narrowed": {},
+        "pixels": [],
+        "labels": [],
+        "explain": "",
         "parity": {},
         **options,
     }
@@ -90,6 +93,24 @@ def test_an_honest_artifact_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.status == "passed"
     assert found.reason.startswith("synthetic inputs only: 3 synthetic, 4 adversarial")
     assert found.audit.weights == {"float32": 8}
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("ant", "bee"), ""),
+        (("bee", "ant"), "the artifact calls class 0 'bee', not 'ant'"),
+        ((), "the artifact names 0 classes, the config 2"),
+    ],
+)
+def test_classes_have_the_names_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: tuple[str, ...], said: str
+) -> None:
+    named = Session(truth)
+    named.labels = labels  # type: ignore[attr-defined]
+    found = verdict(tmp_path, monkeypatch, lambda: named, labels=["ant", "bee"])
+    assert found.status == ("failed" if said else "passed")
+    assert said in found.reason
 
 
 def test_limits_of_the_user_land_in_the_verdict(

@@ -109,7 +109,7 @@ def test_a_choice_that_is_made_is_kept(tmp_path: Path, compute: str, kinds: set[
     tree = place(tmp_path, small(), s=np.float32(2))
     out = tmp_path / "out"
     out.mkdir()
-    onnx_fp16.convert(model=tree, options={"compute": compute}, out=out)
+    onnx_fp16.convert(model=tree, options={"compute": compute, "on_mismatch": "fail"}, out=out)
     typed = onnx.shape_inference.infer_shapes(onnx.load(out / "model.onnx")).graph
     results = {name for node in typed.node if node.op_type != "Cast" for name in node.output}
     values = (*typed.value_info, *typed.output)
@@ -124,7 +124,7 @@ def test_float32_results_reach_outputs_and_readers_without_a_detour(tmp_path: Pa
     tree = place(tmp_path, nodes, axis=np.array(1))
     out = tmp_path / "out"
     out.mkdir()
-    onnx_fp16.convert(model=tree, options={"compute": "float16"}, out=out)
+    onnx_fp16.convert(model=tree, options={"compute": "float16", "on_mismatch": "fail"}, out=out)
     graph = onnx.load(out / "model.onnx").graph
     assert [node.op_type for node in graph.node] == ["Cast", "MatMul", "Cast", "CumSum", "CumSum"]
     assert len({node.name for node in graph.node}) == len(graph.node)

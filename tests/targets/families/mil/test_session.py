@@ -64,7 +64,7 @@ def array(*shape: int, **flexible: Any) -> Callable[[Any], None]:
 def session(spec: Any, root: Path = Path()) -> Any:
     from crosscast.targets.families.mil.session import MilSession
 
-    return MilSession(spec=spec, root=root, inputs=(), outputs=())
+    return MilSession(spec=spec, root=root)
 
 
 def test_a_package_is_run_as_it_lies_on_disk(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_shapes_outside_of_those_declared_are_errors(
 ) -> None:
     opened = session(model(describe, (-1, -1)))
     for shape in takes:
-        opened.run({"x": np.zeros(shape)})
+        opened.predict({"x": np.zeros(shape)})
     for shape in refuses:
         with pytest.raises(StageError, match="input 'x' does not take the shape"):
-            opened.run({"x": np.zeros(shape)})
+            opened.predict({"x": np.zeros(shape)})
 
 
 @pytest.mark.parametrize(
