@@ -392,6 +392,7 @@ class _Builder:
                 "source": self.source_options["kind"],
                 "allow_unverified": settings.allow_unverified,
                 "preprocessing": self._preprocessing(),
+                "options": settings.options() | {"quantize": settings.quantize_options()},
                 "tools": tool_versions([step.toolchain for step in chain]),
             },
             inputs={

@@ -43,11 +43,11 @@ class Session(Protocol):
         ...
 
 
-def computed_instead(session: Session) -> str:
-    """What computes the outputs, where that is not the runtime that the artifact ships to: the
-    session's `instead`. Empty for those that have none.
+def remark(session: Session) -> str:
+    """What is to be said of how the outputs were computed, such as by what, where that is not the
+    runtime that the artifact ships to: the session's `remark`. Empty for those that have none.
     """
-    return str(getattr(session, "instead", ""))
+    return str(getattr(session, "remark", ""))
 
 
 def classes(session: Session) -> tuple[str, ...]:

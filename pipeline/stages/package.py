@@ -52,6 +52,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         **shipped.to_json(),
         "io": options["io"],
         "preprocessing": options["preprocessing"],
+        "options": options["options"],
         "labels": _labels(signature, labels) if labels else None,
         "metadata": options["metadata"],
         "calibration": _json(inputs["calibration"] / CALIBRATION) if calibrated else None,

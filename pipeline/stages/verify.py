@@ -24,7 +24,7 @@ from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described
-from crosscast.targets.base import Precision, Session, classes, computed_instead, read_notes
+from crosscast.targets.base import Precision, Session, classes, read_notes, remark
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -114,9 +114,8 @@ def verify(
     if verdict.status == "failed" and options["explain"]:
         said = trial.explained(verdict, vectors(), function(options["explain"]), artifact)
         verdict = replace(verdict, reason="\n".join([verdict.reason, *said]))
-    instead = computed_instead(session)
-    if verdict.status == "passed" and instead:
-        verdict = replace(verdict, reason=f"{verdict.reason}; {instead}")
+    if verdict.status == "passed" and (told := remark(session)):
+        verdict = replace(verdict, reason=f"{verdict.reason}; {told}")
     return replace(verdict, quantization=trial.quantization())
 
 

@@ -22,6 +22,8 @@ from crosscast.targets.families import tensorflow as tensorflow_family
 from crosscast.targets.families import torch as torch_family
 from crosscast.targets.families.coreml_features import (
     BATCH,
+    UNITS,
+    Beside,
     PackageSession,
     Predict,
     Scores,
@@ -119,6 +121,12 @@ MOST_LOSSES = 3
 class CoreMLOptions(Options):
     """Options of every conversion to Core ML."""
 
+    compute_units: Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"] = Field(
+        default="all",
+        description="Processors of a device that the app lets Core ML choose from, by which it is "
+        "proven on a Mac; ne is the Neural Engine.",
+    )
+
     minimum: Literal["iOS15", "iOS16", "iOS17", "iOS18"] = Field(
         default="iOS16",
         description="Oldest system that runs the model (iOS16 is macOS 13, iOS17 macOS 14 …); "
@@ -143,13 +151,14 @@ class ComputeOptions(CoreMLOptions):
 
 
 def open(*, artifact: Path) -> Session:
-    """Load the artifact in Core ML; in the reference evaluator where there is no Core ML.
+    """Load the artifact in Core ML, with the reference evaluator beside it; in the evaluator alone
+    where there is no Core ML.
 
-    Raises Unproven where the evaluator lacks what the model has.
+    Raises Unproven where the evaluator is alone and lacks what the model has.
     """
     if sys.platform != "darwin":
         return evaluated(artifact=artifact)
-    return _session(artifact, core_ml(artifact))
+    return Beside(_session(artifact, core_ml(artifact)), lambda: evaluated(artifact=artifact))
 
 
 def core_ml(artifact: Path) -> Predict:
@@ -157,8 +166,11 @@ def core_ml(artifact: Path) -> Predict:
     import coremltools
 
     inputs, _ = interface(artifact)
+    units = _spec(artifact).description.metadata.userDefined.get(UNITS, "all")
     try:
-        model = coremltools.models.MLModel(str(artifact / MODEL))
+        model = coremltools.models.MLModel(
+            str(artifact / MODEL), compute_units=coremltools.ComputeUnit[units.upper()]
+        )
     except Exception as error:
         raise StageError(f"Core ML cannot load the model: {error}") from error
 
@@ -183,7 +195,7 @@ def evaluated(*, artifact: Path, ideal: bool = False, watch: Watching | None = N
 
     root = (artifact / MODEL / SPEC).parent
     session = MilSession(spec=_spec(artifact), root=root, ideal=ideal, watch=watch)
-    return _session(artifact, session.predict, instead=session.instead)
+    return _session(artifact, session.predict, remark=session.remark)
 
 
 def losses(
@@ -216,7 +228,7 @@ def explain(*, artifact: Path, inputs: Arrays) -> list[str]:
     return [*map(str, found[:MOST_LOSSES]), *more]
 
 
-def _session(artifact: Path, predict: Predict, *, instead: str = "") -> Session:
+def _session(artifact: Path, predict: Predict, *, remark: str = "") -> Session:
     """The artifact under the model's own names, which a ML Program may not be able to have."""
     spec = _spec(artifact)
     metadata = spec.description.metadata.userDefined
@@ -227,7 +239,7 @@ def _session(artifact: Path, predict: Predict, *, instead: str = "") -> Session:
         outputs=outputs,
         batch=metadata.get(BATCH, ""),
         scores=Scores.of(spec),
-        instead=instead,
+        remark=remark,
     )
     names = own_names(metadata)
     return Renamed(session, names) if names else session

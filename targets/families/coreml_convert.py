@@ -22,6 +22,7 @@ from crosscast.targets.families import coreml_saved_model
 from crosscast.targets.families.coreml import MODEL, SPEC, ComputeOptions, CoreMLOptions
 from crosscast.targets.families.coreml_compute import Choice, Compute, Trial
 from crosscast.targets.families.coreml_describe import About, batch_of, describe, single
+from crosscast.targets.families.coreml_features import UNITS
 from crosscast.targets.families.coreml_mend import (
     compute_precision,
     fill_pool_defaults,
@@ -94,8 +95,8 @@ def convert_whole(
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """The same in fp32 altogether."""
-    minimum = CoreMLOptions.model_validate(options).minimum
-    asked = Conversion.of(model, minimum, halved=False, about=about)
+    chosen = CoreMLOptions.model_validate(options)
+    asked = Conversion.of(model, chosen, halved=False, about=about)
     asked.write(Choice(compute="float32"), out)
 
 
@@ -108,26 +109,27 @@ class Conversion(NamedTuple):
 
     model: Path
     signature: Signature
-    minimum: str
+    chosen: CoreMLOptions
     halved: bool
     about: About = About()  # frozen
     batch: str = ""
 
     @classmethod
     def of(
-        cls, model: Path, minimum: str, *, halved: bool, about: Mapping[str, Any] | None
+        cls, model: Path, chosen: CoreMLOptions, *, halved: bool, about: Mapping[str, Any] | None
     ) -> Conversion:
-        """Of a tree. minimum: the oldest system that is to run it."""
+        """Of a tree."""
         signature = Signature.from_json(json.loads((model / SIGNATURE).read_text(encoding="utf-8")))
         told = About.of(about)
-        return cls(model, signature, minimum, halved, told, batch_of(signature, told))
+        batch = batch_of(signature, told)
+        return cls(model, signature, chosen, halved, told, batch)
 
     def write(self, choice: Choice, out: Path) -> None:
         """Write the package that computes in such a precision."""
         import coremltools
 
         settings = {
-            "minimum_deployment_target": getattr(coremltools.target, self.minimum),
+            "minimum_deployment_target": getattr(coremltools.target, self.chosen.minimum),
             "compute_precision": compute_precision(choice),
             "pass_pipeline": pass_pipeline(choice.compute, halved=self.halved),
         }
@@ -139,12 +141,17 @@ class Conversion(NamedTuple):
             )
         elif (model / GRAPH).is_file():
             images = self.about.images
-            package = _from_onnx(model, signature, self.minimum, settings, images=images)
+            package = _from_onnx(model, signature, self.chosen.minimum, settings, images=images)
         else:
             package = _from_torch(model, signature, settings)
         _refuse_nan(package)
         package.save(str(out / MODEL))
-        normalise(out / MODEL, lambda spec: describe(spec, self.signature, self.about))
+        normalise(out / MODEL, self._describe)
+
+    def _describe(self, spec: Any) -> None:
+        describe(spec, self.signature, self.about)
+        if self.chosen.compute_units != "all":
+            spec.description.metadata.userDefined[UNITS] = self.chosen.compute_units
 
 
 def _lower(
@@ -160,7 +167,7 @@ def _lower(
     be said of that goes to the notes.
     """
     chosen = ComputeOptions.model_validate(options)
-    asked = Conversion.of(model, chosen.minimum, halved=halved, about=about)
+    asked = Conversion.of(model, chosen, halved=halved, about=about)
     out.mkdir(parents=True, exist_ok=True)
     if chosen.on_mismatch == "fail" or chosen.compute == "float32":
         choice = Choice(compute=chosen.compute)

@@ -7,18 +7,23 @@ after another. What of that a package has no place for is in its user-defined me
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.signature import Arrays, Tensor
+from crosscast.targets.base import Session, classes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = "crosscast.batch"
 """Metadata: the name of the dimension of inputs and outputs of which a prediction takes one."""
+
+UNITS = "crosscast.compute_units"
+"""Metadata: the processors that the package was made for; none for all that there are."""
 
 SCORES = "crosscast.scores"
 """Metadata: {"place", "shape"} of the output whose values the dictionary of a classifier has."""
@@ -153,10 +158,10 @@ class PackageSession:
         outputs: tuple[Tensor, ...],
         batch: str,
         scores: Scores | None,
-        instead: str = "",
+        remark: str = "",
     ) -> None:
         self._predict, self._batch, self._scores = predict, batch, scores
-        self.inputs, self.outputs, self.instead = inputs, outputs, instead
+        self.inputs, self.outputs, self.remark = inputs, outputs, remark
         self.labels = scores.classes if scores else ()
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -199,3 +204,49 @@ class PackageSession:
             else np.asarray(values[tensor.name]).astype(tensor.dtype, copy=False)
             for tensor in self.outputs
         }
+
+
+class Beside:
+    """Core ML's session, whose answers are held against the reference evaluator's of the same file.
+
+    What differs is no fault of the artifact, which the source decides on: `remark` tells it.
+    """
+
+    def __init__(self, session: Session, evaluator: Callable[[], Session]) -> None:
+        """evaluator: opens the other one; may raise StageError or Unproven."""
+        self._session = session
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self.labels = classes(session)
+        self._evaluated: Session | None = None
+        self._agreement_db, self._lacking = math.inf, ""
+        try:
+            self._evaluated = evaluator()
+        except (StageError, Unproven) as error:
+            self._lacking = error.message
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Compute all outputs by Core ML, by name and in order."""
+        found = self._session.run(inputs)
+        if self._evaluated is not None:
+            try:
+                self._compare(found, self._evaluated.run(inputs))
+            except (StageError, Unproven) as error:
+                self._evaluated, self._lacking = None, error.message
+        return found
+
+    @property
+    def remark(self) -> str:
+        """How near both are, at worst, so far."""
+        if self._lacking:
+            return f"the reference evaluator could not be held against Core ML: {self._lacking}"
+        return f"Core ML and the reference evaluator agree to {self._agreement_db:.1f} dB"
+
+    def _compare(self, found: Arrays, expected: Arrays) -> None:
+        from crosscast.pipeline.parity.metrics import Extent, compare
+
+        for name, wanted in expected.items():
+            numbers = compare(wanted, found[name], typical=Extent.of(wanted))
+            if numbers.problem:
+                raise StageError(f"output '{name}': {numbers.problem}")
+            if numbers.snr_db is not None:
+                self._agreement_db = min(self._agreement_db, numbers.snr_db)

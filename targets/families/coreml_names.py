@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from crosscast.pipeline.signature import Arrays, Tensor
-from crosscast.targets.base import Session, classes, computed_instead
+from crosscast.targets.base import Session, classes, remark
 
 NAME_PREFIX = "crosscast.name."
 """User-defined metadata "crosscast.name.<feature>": the model's own name, where that is none that
@@ -87,7 +87,7 @@ class Renamed:
         self._session, self._names = session, names
         self.inputs = tuple(map(self._own, session.inputs))
         self.outputs = tuple(map(self._own, session.outputs))
-        self.instead, self.labels = computed_instead(session), classes(session)
+        self.remark, self.labels = remark(session), classes(session)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Compute all outputs, by name and in order."""

@@ -12,11 +12,19 @@ from crosscast.targets.families import preprocessing
 from crosscast.targets.families.coreml_names import classifier, identifiers
 from crosscast.targets.families.markdown import example_shape, names, note
 
+UNITS = {
+    "all": ".all",
+    "cpu_only": ".cpuOnly",
+    "cpu_and_gpu": ".cpuAndGPU",
+    "cpu_and_ne": ".cpuAndNeuralEngine",
+}
+"""Swift's names of the processors that an app lets Core ML choose from."""
+
 SWIFT = """
 import CoreML
 
 let configuration = MLModelConfiguration()
-configuration.computeUnits = .all
+configuration.computeUnits = {units}
 let package = URL(fileURLWithPath: {path}) // in an app, Xcode compiles it for you
 let compiled = try await MLModel.compileModel(at: package)
 let model = try MLModel(contentsOf: compiled, configuration: configuration)
@@ -159,6 +167,7 @@ def _swift(package: _Package, path: str) -> str:
         reads.append(READ_CLASS.format(label=label, scores=scores))
     return SWIFT.format(
         path=path,
+        units=UNITS[package.manifest.get("options", {}).get("compute_units", "all")],
         images="".join(IMAGE.format(name=features[name]) for name in package.images),
         feeds="\n".join(_swift_feed(it, package) for it in package.manifest["inputs"]),
         reads="\n".join(reads),

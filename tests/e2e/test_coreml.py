@@ -16,6 +16,7 @@ import pytest
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.targets import coreml_fp16 as target
+from crosscast.targets.base import remark
 from crosscast.targets.families import coreml
 
 pytestmark = [
@@ -383,13 +384,30 @@ def test_a_row_that_is_masked_as_a_whole_is_a_mean(
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
-def test_a_network_runs_on_macos(tmp_path: Path) -> None:
+@pytest.mark.parametrize("units", ["all", "cpu_only"])
+def test_a_network_runs_on_macos(units: str, tmp_path: Path) -> None:
     module = Cnn()
-    out = convert(exported(tmp_path, module, (3, 32, 32)))
+    out = convert(exported(tmp_path, module, (3, 32, 32)), compute_units=units)
     session = target.open(artifact=out)
     x = torch.rand(2, 3, 32, 32)
     given = session.run({"given": x.numpy()})["y"]
     np.testing.assert_allclose(given, module(x).detach().numpy(), atol=0.02)
+    agreement = re.search(r"the reference evaluator agree to (.*) dB", remark(session))
+    assert agreement
+    assert float(agreement[1]) > 40
+
+
+@pytest.mark.parametrize("units", ["all", "cpu_only"])
+def test_a_package_knows_the_processors_it_was_made_for(
+    units: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = convert(exported(tmp_path, Cnn(), (3, 32, 32)), compute_units=units)
+    chosen = []
+    monkeypatch.setattr(
+        coremltools.models, "MLModel", lambda _, compute_units: chosen.append(compute_units)
+    )
+    coreml.core_ml(out)
+    assert chosen == [coremltools.ComputeUnit[units.upper()]]
 
 
 def test_usage_runs(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class MilSession:
     states.
     """
 
-    instead = "computed by the reference evaluator of the saved program, not by Apple's runtime"
+    remark = "computed by the reference evaluator of the saved program, not by Apple's runtime"
 
     def __init__(
         self,

@@ -100,6 +100,7 @@ def pack(tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatc
                 "source": "torch",
                 "allow_unverified": "",
                 "preprocessing": {},
+                "options": {"opset": 18},
                 "tools": {"onnx": "1.2"},
                 **options,
             },

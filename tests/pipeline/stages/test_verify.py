@@ -153,7 +153,7 @@ def test_what_computes_instead_of_the_runtime_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(truth)
-    session.instead = "computed by another"  # type: ignore[attr-defined]
+    session.remark = "computed by another"  # type: ignore[attr-defined]
     found = verdict(tmp_path, monkeypatch, lambda: session)
     assert found.status == "passed"
     assert found.reason.endswith("; computed by another")

@@ -73,7 +73,7 @@ def test_the_first_that_is_near_enough_is_taken(
     wanted: str,
 ) -> None:
     packages(monkeypatch, {"float32": 0.0, **errors}, lost)
-    asked = Conversion(tmp_path, SIGNATURE, "iOS16", True)
+    asked = Conversion(tmp_path, SIGNATURE, coreml.CoreMLOptions(), True)
     found = coreml_convert._tried(asked, "float16", None, tmp_path)
     assert found.compute == wanted.split()[0]
     assert list(found.kept) == wanted.split()[2:]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.signature import Arrays, Tensor
-from crosscast.targets.families.coreml_features import PackageSession, Scores, fed
+from crosscast.targets.base import Session
+from crosscast.targets.families.coreml_features import Beside, PackageSession, Scores, fed
 
 IMAGE = Tensor(name="x", shape=("n", 2, 3, 3), dtype="uint8", layout="nhwc")
 FACTOR = Tensor(name="factor", shape=(2, "n"), dtype="float32")
@@ -98,3 +99,53 @@ def test_an_image_is_fed_as_pillows(channels: int, mode: str) -> None:
     np.testing.assert_array_equal(np.asarray(found).reshape(pixels.shape), pixels)
     array = fed(np.float64([1]), COMMON)
     assert array.dtype == np.float32
+
+
+class Lacking:
+    """An evaluator's session that gives another number, or nothing."""
+
+    inputs, outputs = session().inputs, session().outputs
+
+    def __init__(self, factor: float = 1.0, error: Exception | None = None) -> None:
+        self._factor, self._error = factor, error
+
+    def run(self, inputs: Arrays) -> Arrays:
+        if self._error:
+            raise self._error
+        return {name: it * np.float32(self._factor) for name, it in session().run(inputs).items()}
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (Lacking(), "Core ML and the reference evaluator agree to inf dB"),
+        (Lacking(1.001), "Core ML and the reference evaluator agree to 60.0 dB"),
+        (
+            Lacking(error=Unproven("evaluator has no operator x")),
+            "the reference evaluator could not be held against Core ML: evaluator has no "
+            "operator x",
+        ),
+        (
+            Lacking(float("nan")),
+            "the reference evaluator could not be held against Core ML: output 'sums': ",
+        ),
+    ],
+)
+def test_what_core_ml_gives_counts_and_the_evaluator_is_told_beside(
+    other: Lacking, told: str
+) -> None:
+    both = Beside(session(), lambda: other)
+    for _ in range(2):
+        found = both.run(inputs(3))
+        assert found["sums"].tolist() == [[0, 18, 36], [0, 18, 36]]
+    assert both.remark.startswith(told)
+    assert both.labels == ("ant", "bee")
+
+
+def test_an_evaluator_that_does_not_open_is_told() -> None:
+    def absent() -> Session:
+        raise Unproven("evaluator has no opset 'CoreML99'")
+
+    both = Beside(session(), absent)
+    assert both.run(inputs(1))
+    assert both.remark.endswith("evaluator has no opset 'CoreML99'")

@@ -81,3 +81,10 @@ def test_every_python_block_compiles() -> None:
         for more in (False, True):
             for code in blocks(usage(manifest=manifest(labels, more=more)), "python"):
                 compile(code, "USAGE.md", "exec")
+
+
+def test_the_processors_are_those_of_the_config() -> None:
+    (plain,) = [it for it in blocks(usage(manifest=manifest(None)), "swift") if "MLModelConf" in it]
+    assert "computeUnits = .all\n" in plain
+    chosen = {**manifest(None), "options": {"compute_units": "cpu_and_ne"}}
+    assert "computeUnits = .cpuAndNeuralEngine\n" in usage(manifest=chosen)
