@@ -56,7 +56,7 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
     taken = set(found)
     for name in ordered:
         if name not in found:
-            found[name] = free(_plain(name), taken)
+            found[name] = free(identifier(name), taken)
             taken.add(found[name])
     return {name: found[name] for name in ordered}
 
@@ -103,7 +103,8 @@ def _is_plain(name: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)) and name not in RESERVED
 
 
-def _plain(name: str) -> str:
+def identifier(name: str) -> str:
+    """A name like that which MIL takes, without regard to others."""
     plain = re.sub(r"\W", "_", name, flags=re.ASCII)
     if plain in RESERVED:
         return f"{plain}_value"

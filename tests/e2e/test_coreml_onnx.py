@@ -176,6 +176,21 @@ def test_dynamic_sizes_and_any_names_are_kept(tmp_path: Path) -> None:
         assert got == pytest.approx(wanted, abs=2e-3)
 
 
+def test_values_have_the_names_of_the_graph(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["/body/Mul_output_0"]),
+        helper.make_node("Split", ["/body/Mul_output_0"], ["half", "other"], num_outputs=2, axis=1),
+        helper.make_node("Add", ["half", "other"], ["y"]),
+    ]
+    held = {"factor": np.array([2, 3, 4, 5], np.float32)}
+    made = graph(nodes, [value("x", 1, [1, 4])], ["y"], **held)
+    tree = saved(made, tmp_path / "tree")
+    package(tree, signature(("x", (1, 4), "float32")))
+    (block,) = coreml._spec(tree).mlProgram.functions["main"].block_specializations.values()
+    found = {port.name for operation in block.operations for port in operation.outputs}
+    assert {"_body_Mul_output_0", "half", "other", "y"} <= found
+
+
 def test_enumerated_sizes(tmp_path: Path) -> None:
     weight = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32)
     nodes = [

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 GREATEST = 65504.0
 """The greatest number of fp16."""
 
+CAST = "_cast_fp16"
+"""What coremltools adds to the name of a value as it brings it to fp16."""
+
 BEARABLE = 2.0**-9
 """The relative error, by root mean square, that rounding to fp16 may leave. Numbers in its normal
 range keep 2^-11 of themselves, so four times that is the loss of those near 6e-8 and below."""
@@ -37,7 +40,7 @@ class Loss:
 
     def __str__(self) -> str:
         """As in "mul 'x_3' overflows fp16 (86210)"."""
-        where = f"{self.operation} '{self.name}'"
+        where = f"{self.operation} '{self.name.removesuffix(CAST)}'"
         if self.kind == "undefined":
             return f"{where} gives what is no number"
         return f"{where} {self.kind}s fp16 ({self.value:.4g})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosscast.pipeline.errors import StageError
+from crosscast.targets.families.coreml_names import identifier
 from crosscast.targets.families.onnx import graphs
 from crosscast.targets.families.onnx_mil import control
 from crosscast.targets.families.onnx_mil.folding import folded
@@ -44,6 +46,7 @@ class Walk:
             for name, value in zip(proto.output, results, strict=False):
                 if name:
                     values[name] = self._settled(name, value)
+                    _call(values[name], name)
         return [values[output.name] for output in graph.output]
 
     def inner(
@@ -108,6 +111,18 @@ class Walk:
         array = np.asarray(value.val)
         dtype = self._dtypes.get(name) or ("int64" if array.dtype == np.int32 else array.dtype.name)
         return array.astype(dtype)
+
+
+def _call(value: Operand, name: str) -> None:
+    """Give what MIL has named itself the name that it has in the ONNX model, so that people find
+    it there.
+    """
+    operation = getattr(value, "op", None)
+    if operation is None or not re.fullmatch(rf"{operation.op_type}_\d+", value.name):
+        return
+    value.set_name(identifier(name))
+    if len(operation.outputs) == 1:
+        operation.name = value.name
 
 
 def _require_shape(node: Node, value: Operand) -> None:
