@@ -118,7 +118,7 @@ def _call(value: Operand, name: str) -> None:
     it there.
     """
     operation = getattr(value, "op", None)
-    if operation is None or not re.fullmatch(rf"{operation.op_type}_\d+", value.name):
+    if operation is None or not re.fullmatch(rf"{operation.op_type}(_\d+)+", value.name):
         return
     value.set_name(identifier(name))
     if len(operation.outputs) == 1:
