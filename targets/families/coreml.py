@@ -33,8 +33,11 @@ from crosscast.targets.families.coreml_features import (
 from crosscast.targets.families.coreml_names import Renamed, own_names
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from crosscast.targets.families.mil.evaluate import Watching
     from crosscast.targets.families.mil.losses import Loss
+    from crosscast.targets.families.mil.program import Function
 
 COREML = Toolchain(
     name="coreml",
@@ -196,6 +199,26 @@ def evaluated(*, artifact: Path, ideal: bool = False, watch: Watching | None = N
     root = (artifact / MODEL / SPEC).parent
     session = MilSession(spec=_spec(artifact), root=root, ideal=ideal, watch=watch)
     return _session(artifact, session.predict, remark=session.remark)
+
+
+def program(artifact: Path) -> Function:
+    """The program of the saved file, with its constants."""
+    from crosscast.targets.families.mil.session import function_of
+
+    return function_of(_spec(artifact), (artifact / MODEL / SPEC).parent)
+
+
+def overwrite(artifact: Path, constants: Mapping[str, NDArray[Any]]) -> None:
+    """Give constants of the saved file other values, by name; dtypes and shapes stay."""
+    from crosscast.targets.families.mil.blobs import Blobs
+
+    root = (artifact / MODEL / SPEC).parent
+    blobs = Blobs(root)
+    for function in _spec(artifact).mlProgram.functions.values():
+        for operation in function.block_specializations[function.opset].operations:
+            if operation.type == "const" and operation.outputs[0].name in constants:
+                place = operation.attributes["val"].blobFileValue
+                blobs.write(place.fileName, place.offset, constants[operation.outputs[0].name])
 
 
 def losses(

@@ -49,18 +49,38 @@ class Blobs:
         """
         content = self._content(name)
         where = f"{name.removeprefix(ROOT)} at {offset}"
-        if offset % ALIGNMENT or offset + RECORD_SIZE > len(content):
-            raise StageError(f"{where} holds no tensor")
-        sentinel, code, size, start = RECORD.unpack(
-            content[offset : offset + RECORD.size].tobytes()
-        )
-        if sentinel != SENTINEL or start % ALIGNMENT or start + size > len(content):
-            raise StageError(f"{where} holds no tensor")
+        code, start, size = self._record(content, offset, where)
         if CODES.get(code) != dtype:
             raise StageError(f"{where} holds {CODES.get(code, code)}, the program has {dtype}")
         if size != ceil(prod(shape) * BITS[dtype] / 8):
             raise StageError(f"{where} holds {size} bytes, too few or many for {dtype} {shape}")
         return unpacked(content[start : start + size], dtype, prod(shape)).reshape(shape)
+
+    def write(self, name: str, offset: int, values: Any) -> None:
+        """Put other floats in the place of the tensor whose record is at `offset`.
+
+        Raises StageError where the file has no such record, or one of another size.
+        """
+        path = self.root / name.removeprefix(ROOT)
+        where = f"{name.removeprefix(ROOT)} at {offset}"
+        code, start, size = self._record(self._content(name), offset, where)
+        content = values.astype(NUMPY[CODES[code]]).tobytes()
+        if len(content) != size:
+            raise StageError(f"{where} holds {size} bytes, not {len(content)}")
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(content)
+
+    @staticmethod
+    def _record(content: Any, offset: int, where: str) -> tuple[int, int, int]:
+        """The code of the dtype, and where the data begins and how many bytes it has."""
+        if offset % ALIGNMENT or offset + RECORD_SIZE > len(content):
+            raise StageError(f"{where} holds no tensor")
+        record = content[offset : offset + RECORD.size].tobytes()
+        sentinel, code, size, start = RECORD.unpack(record)
+        if sentinel != SENTINEL or start % ALIGNMENT or start + size > len(content):
+            raise StageError(f"{where} holds no tensor")
+        return code, start, size
 
     def _content(self, name: str) -> Any:
         import numpy as np

@@ -172,6 +172,17 @@ def operations(block: Block) -> Iterator[Operation]:
             yield from operations(inner)
 
 
+def constants(block: Block) -> dict[str, Any]:
+    """The values of a block's plain constants, by name."""
+    found = {}
+    for operation in block.operations:
+        if operation.type == "const":
+            (argument,) = operation.arguments["val"]
+            if isinstance(argument, Constant):
+                found[operation.outputs[0].name] = argument.value
+    return found
+
+
 def _port(message: Any) -> Port:
     return Port(name=message.name, type=_type(message.type))
 

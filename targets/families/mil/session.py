@@ -12,7 +12,7 @@ from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families.mil.blobs import Blobs
 from crosscast.targets.families.mil.evaluate import Evaluator, Watching
-from crosscast.targets.families.mil.program import Reader
+from crosscast.targets.families.mil.program import Function, Reader
 
 MAIN = "main"
 ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
@@ -52,7 +52,7 @@ class MilSession:
         }
 
 
-def function_of(spec: Any, root: Path, name: str = "") -> Any:
+def function_of(spec: Any, root: Path, name: str = "") -> Function:
     """A function of a model, the default one where no name is given, read."""
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crosscast.targets.families.coreml_quantize import STEPS, steps_of
+from crosscast.targets.families.coreml_quantize import STEPS, chosen_steps, steps_of
 
 RNG = np.random.default_rng(0)
 LEVELS = RNG.integers(-90, 90, (8, 16))
@@ -24,6 +24,17 @@ def test_filters_of_depthwise_convolutions_stay_in_float() -> None:
     assert steps_of(RNG.normal(size=(8, 1, 3, 3)).astype(np.float32)) is None
     assert steps_of(np.rint(RNG.normal(size=(8, 1, 3, 3)) * 9).astype(np.float32)) is None
     assert steps_of(on_a_grid(LEVELS.reshape(8, 1, 16) * 0 + 127, 0.5)) == STEPS[0]
+
+
+def test_the_smallest_weights_stay_in_float_up_to_a_share_of_all() -> None:
+    sizes = {"large": 400, "small": 1, "smaller": 0.5, "third": 3}
+    made = {
+        name: RNG.normal(size=(20, round(100 * size))).astype(np.float32)
+        for name, size in sizes.items()
+    }
+    made["grid"] = on_a_grid(np.full((20, 50), 127), 0.5)
+    found = chosen_steps(made)
+    assert [name for name, steps in found.items() if steps is None] == ["smaller", "small"]
 
 
 def test_weights_of_zeros_have_steps() -> None:

@@ -69,3 +69,14 @@ def test_files_that_are_none_are_errors(tmp_path: Path) -> None:
 def test_a_damaged_sentinel_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="holds no tensor"):
         written(tmp_path, 2, bytes(4), sentinel=1).read(FILE, 64, "fp32", (1,))
+
+
+def test_floats_are_put_in_the_place_of_others(tmp_path: Path) -> None:
+    blobs = written(tmp_path, 1, bytes(12))
+    array = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+    blobs.write(FILE, 64, array)
+    np.testing.assert_array_equal(Blobs(tmp_path).read(FILE, 64, "fp16", (2, 3)), array)
+    with pytest.raises(StageError, match=r"weight\.bin at 64 holds 12 bytes, not 14"):
+        blobs.write(FILE, 64, np.zeros(7, np.float32))
+    with pytest.raises(StageError, match="holds no tensor"):
+        blobs.write(FILE, 128, array)
