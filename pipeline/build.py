@@ -23,10 +23,11 @@ from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, T
 from crosscast.pipeline.fetch import fetch, missing
 from crosscast.pipeline.planner import plan
 from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
-from crosscast.pipeline.stages import STAGES, reference_to
+from crosscast.pipeline.stages import STAGES, runtime_options
 from crosscast.pipeline.store import Store
 from crosscast.targets import TARGETS
-from crosscast.targets.base import Target, described, explaining, narrowed
+from crosscast.targets.base import Target, described
+from crosscast.targets.families.preprocessing import images
 
 
 def build(
@@ -94,7 +95,6 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
             fix="`crosscast targets` lists those that are; a plug-in may be missing",
         )
     with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
-        explain = explaining(target)
         reference = workspace.directory("reference")
         _write_reference(artifact, manifest, reference)
         out = workspace.directory("verdict")
@@ -105,16 +105,12 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
                 toolchain=target.runtime,
                 inputs={"model": artifact, "reference": reference},
                 options={
-                    "open": reference_to(target.open),
-                    "precision": reference_to(target.precision),
-                    "no_runtime": target.no_runtime,
+                    **runtime_options(target),
                     "precision_asked": _asked(target, manifest),
                     "layout": None,
                     "io": manifest.get("io"),
-                    "narrowed": narrowed(target),
-                    "pixels": _pixels(manifest),
+                    "pixels": images(manifest.get("preprocessing") or {}),
                     "labels": _labels(manifest) if described(target) else [],
-                    "explain": reference_to(explain) if explain else "",
                     "parity": manifest["verdict"].get("parity", {}),
                 },
                 out=out,
@@ -128,12 +124,6 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
         _raise_unless_ok(outcome)
         verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
     return verdict
-
-
-def _pixels(manifest: dict[str, Any]) -> list[str]:
-    """The inputs that are images as they are decoded."""
-    entries = (manifest.get("preprocessing") or {}).items()
-    return [name for name, entry in entries if entry["folded"] is not None]
 
 
 def _labels(manifest: dict[str, Any]) -> list[str]:

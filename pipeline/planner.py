@@ -14,10 +14,10 @@ from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.fingerprint import installed_version, locked_versions
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
 from crosscast.pipeline.sources import SOURCES, open_source
-from crosscast.pipeline.stages import STAGES, reference_to
+from crosscast.pipeline.stages import STAGES, reference_to, runtime_options
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
-from crosscast.targets.base import described, explaining, narrowed, toolchains, tried
+from crosscast.targets.base import described, narrowed, toolchains, tried
 
 if TYPE_CHECKING:
     from crosscast.targets.base import Kind, Target
@@ -338,22 +338,17 @@ class _Builder:
 
     def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
         functions = (reference_to(target.open), reference_to(target.precision))
-        explain = explaining(target)
         return self._add(
             f"verify {name}",
             "verify",
             toolchain=target.runtime,
             options={
-                "open": functions[0],
-                "precision": functions[1],
-                "no_runtime": target.no_runtime,
+                **runtime_options(target),
                 "precision_asked": self._precision_asked(name),
                 "layout": self._layout(name),
                 "io": self._io(name),
-                "narrowed": narrowed(target),
                 "pixels": self._pixels(),
                 "labels": (self.config.labels or []) if described(target) else [],
-                "explain": reference_to(explain) if explain else "",
                 "parity": settings.parity_options(),
             },
             inputs={"model": Output(model), "reference": Output(self._reference())},

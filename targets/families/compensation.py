@@ -10,10 +10,11 @@ this; a ShuffleNet: 23 and 32 dB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from crosscast.targets.families.rounding import LEVELS
+from crosscast.targets.families.sensitivity import AT_ONCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,21 @@ ROWS = 4
 """Rows read for each element of a filter, over all samples: correlations of fewer are noise."""
 
 LEAST_ROWS = 4096
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Weighted(Protocol):
+    """A constant that is multiplied by. filters: [groups, filters of a group, length]."""
+
+    @property
+    def filters(self) -> NDArray[Any]:
+        """See above."""
+        ...
+
+
+Filtering = TypeVar("Filtering", bound=Weighted)
 
 
 class Window(NamedTuple):
@@ -102,6 +118,21 @@ def gram(rows: NDArray[Any], groups: int) -> NDArray[Any]:
     grouped = rows.reshape(len(rows), groups, -1).transpose(1, 0, 2).astype(np.float32)
     product: NDArray[Any] = (grouped.transpose(0, 2, 1) @ grouped).astype(np.float64)
     return product
+
+
+def fitted(
+    weights: Mapping[Key, Filtering],
+    correlations: Callable[[dict[Key, Filtering]], Mapping[Key, NDArray[Any]]],
+) -> Iterator[tuple[Key, NDArray[Any]]]:
+    """What is `compensated` of the filters of all weights, AT_ONCE at a time.
+
+    correlations: gives them for some of the weights; a weight that it has none for is left out.
+    """
+    found = list(weights.items())
+    for start in range(0, len(found), AT_ONCE):
+        part = dict(found[start : start + AT_ONCE])
+        for key, own in correlations(part).items():
+            yield key, compensated(part[key].filters, own)
 
 
 def compensated(filters: NDArray[Any], correlations: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -117,8 +117,8 @@ DELIVERED: Mapping[str, Delivered] = {
 }
 
 
-MOST_LOSSES = 3
-"""Operators that are named where there are more; what comes after them lost it by them."""
+MOST_TOLD = 3
+"""Operators that people are told of; what comes after them lost its values by them."""
 
 
 class CoreMLOptions(Options):
@@ -161,15 +161,18 @@ def open(*, artifact: Path) -> Session:
     """
     if sys.platform != "darwin":
         return evaluated(artifact=artifact)
-    return Beside(_session(artifact, core_ml(artifact)), lambda: evaluated(artifact=artifact))
+    return Beside(
+        _session(_spec(artifact), core_ml(artifact)), lambda: evaluated(artifact=artifact)
+    )
 
 
 def core_ml(artifact: Path) -> Predict:
     """One prediction of Core ML itself, which exists on macOS only."""
     import coremltools
 
-    inputs, _ = interface(artifact)
-    units = _spec(artifact).description.metadata.userDefined.get(UNITS, "all")
+    spec = _spec(artifact)
+    inputs, _ = _interface(spec)
+    units = spec.description.metadata.userDefined.get(UNITS, "all")
     try:
         model = coremltools.models.MLModel(
             str(artifact / MODEL), compute_units=coremltools.ComputeUnit[units.upper()]
@@ -196,9 +199,16 @@ def evaluated(*, artifact: Path, ideal: bool = False, watch: Watching | None = N
     """
     from crosscast.targets.families.mil.session import MilSession
 
-    root = (artifact / MODEL / SPEC).parent
-    session = MilSession(spec=_spec(artifact), root=root, ideal=ideal, watch=watch)
-    return _session(artifact, session.predict, remark=session.remark)
+    spec, root = _spec(artifact), (artifact / MODEL / SPEC).parent
+    session = MilSession(spec=spec, root=root, ideal=ideal, watch=watch)
+    return _session(spec, session.predict, remark=session.remark)
+
+
+def answers(session: Session, arrays: Arrays) -> Arrays:
+    """A session's outputs for inputs in the dtypes of the source."""
+    from crosscast.pipeline.parity.io import given
+
+    return session.run(given(arrays, tensors=session.inputs))
 
 
 def program(artifact: Path) -> Function:
@@ -226,7 +236,7 @@ def losses(
 ) -> list[Loss]:
     """What of the values of the program's operators fp16 does not hold, in its order.
 
-    cases: inputs in the dtypes that the artifact declares. declared: the values that are looked at.
+    cases: inputs in the dtypes of the source. declared: the values that are looked at.
     Raises StageError where the evaluator cannot run it on a case, Unproven where it lacks
     something.
     """
@@ -235,27 +245,30 @@ def losses(
     watch = Watch(declared)
     session = evaluated(artifact=artifact, ideal=True, watch=watch)
     for arrays in cases:
-        session.run(arrays)
+        answers(session, arrays)
     return list(watch.found.values())
 
 
+def few(told: Sequence[str]) -> list[str]:
+    """The first MOST_TOLD, and how many more there are."""
+    more = [f"and {len(told) - MOST_TOLD} more"] if told[MOST_TOLD:] else []
+    return [*told[:MOST_TOLD], *more]
+
+
 def explain(*, artifact: Path, inputs: Arrays) -> list[str]:
-    """Why outputs may not be near those of the source, in lines: the first MOST_LOSSES operators
-    whose values fp16 does not hold, by the reference evaluator.
+    """Why outputs may not be near those of the source, in lines: the first operators whose values
+    fp16 does not hold, by the reference evaluator.
     """
     try:
-        found = losses(artifact=artifact, cases=[inputs])
+        return few([str(loss) for loss in losses(artifact=artifact, cases=[inputs])])
     except (StageError, Unproven):
         return []
-    more = [f"and {len(found) - MOST_LOSSES} more"] if found[MOST_LOSSES:] else []
-    return [*map(str, found[:MOST_LOSSES]), *more]
 
 
-def _session(artifact: Path, predict: Predict, *, remark: str = "") -> Session:
-    """The artifact under the model's own names, which a ML Program may not be able to have."""
-    spec = _spec(artifact)
+def _session(spec: Any, predict: Predict, *, remark: str = "") -> Session:
+    """The model under its own names, which a ML Program may not be able to have."""
     metadata = spec.description.metadata.userDefined
-    inputs, outputs = interface(artifact)
+    inputs, outputs = _interface(spec)
     session = PackageSession(
         predict,
         inputs=inputs,
@@ -291,7 +304,10 @@ def interface(artifact: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     declares no shapes of its outputs; they are then those of the program, whose unknown dimensions
     are called "<output>_<axis>".
     """
-    spec = _spec(artifact)
+    return _interface(_spec(artifact))
+
+
+def _interface(spec: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     description, shapes = spec.description, _program_shapes(spec)
     metadata = description.metadata.userDefined
     names = {

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crosscast.targets.families import compensation, coreml, sensitivity
 from crosscast.targets.families.compensation import LONGEST, Window
-from crosscast.targets.families.sensitivity import AT_ONCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,16 +55,15 @@ def compensated(artifact: Path, samples: Path, *, wanted: Iterable[str]) -> dict
     from crosscast.pipeline.parity.samples import read_cases
 
     names = set(wanted)
-    found = [(name, it) for name, it in weights(coreml.program(artifact).block) if name in names]
+    found = {name: it for name, it in weights(coreml.program(artifact).block) if name in names}
     places = sensitivity.spread(sum(1 for _ in read_cases(samples)))
-    made: dict[str, NDArray[Any]] = {}
-    for start in range(0, len(found), AT_ONCE):
-        part = dict(found[start : start + AT_ONCE])
+
+    def correlations(part: Mapping[str, Weight]) -> Mapping[str, NDArray[Any]]:
         cases = (case.arrays for case in sensitivity.at(read_cases(samples), places))
-        for name, correlations in _correlations(artifact, part, cases, len(places)).items():
-            filters = compensation.compensated(part[name].filters, correlations)
-            made[name] = filters.reshape(part[name].values.shape)
-    return made
+        return _correlations(artifact, part, cases, len(places))
+
+    fitted = compensation.fitted(found, correlations)
+    return {name: filters.reshape(found[name].values.shape) for name, filters in fitted}
 
 
 def weights(block: Block) -> Iterator[tuple[str, Weight]]:
@@ -128,8 +126,6 @@ def _correlations(
     """How what each weight is multiplied by goes together, over the cases, of which there are
     `count`.
     """
-    from crosscast.pipeline.parity.io import given
-
     readers: dict[str, list[str]] = {}
     for name, weight in part.items():
         readers.setdefault(weight.read, []).append(name)
@@ -143,5 +139,5 @@ def _correlations(
 
     session = coreml.evaluated(artifact=artifact, ideal=True, watch=watch)
     for arrays in cases:
-        session.run(given(arrays, tensors=session.inputs))
+        coreml.answers(session, arrays)
     return totals

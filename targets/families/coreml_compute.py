@@ -36,9 +36,6 @@ RUNGS: Mapping[Compute, str] = {
 }
 """The choices, most fp16 first, and what is to be said of each."""
 
-NAMED = 3
-"""Operators kept in fp32 that people are told of; the rest is counted."""
-
 SEED = 2
 """Parity's is 0, calibration's 1: what a choice was made on is not what it is judged on."""
 
@@ -68,9 +65,7 @@ class Choice:
         """What there is to say of it; empty for what computes in fp16 throughout."""
         parts = [RUNGS[self.compute]] if RUNGS[self.compute] else []
         if self.kept and self.compute != "float32":
-            named = "; ".join(list(self.kept.values())[:NAMED])
-            more = f"; and {len(self.kept) - NAMED} more" if len(self.kept) > NAMED else ""
-            parts.append(f"kept in fp32: {named}{more}")
+            parts.append(f"kept in fp32: {'; '.join(coreml.few(list(self.kept.values())))}")
         return "; ".join(parts)
 
 
@@ -118,8 +113,7 @@ class Trial:
     def _lost(self, wide: Path) -> dict[str, str]:
         """What of the values of a program in fp32 fp16 would not hold, by their names."""
         found: dict[str, str] = {}
-        session = coreml.evaluated(artifact=wide)
-        cases = [_fed(session, one.case.arrays) for one in self._tried]
+        cases = [one.case.arrays for one in self._tried]
         for arrays in cases:
             found |= _out_of_range(arrays)
         lost = coreml.losses(artifact=wide, cases=cases, declared="fp32")
@@ -142,7 +136,7 @@ class Trial:
         usual = [one for one in self._tried if one.case.origin != "adversarial"] or self._tried
         try:
             session = coreml.evaluated(artifact=artifact)
-            answered = [(one, _run(session, one.case.arrays)) for one in self._tried]
+            answered = [(one, coreml.answers(session, one.case.arrays)) for one in self._tried]
         except (StageError, Unproven):
             return False
         for one, found in answered:
@@ -187,19 +181,9 @@ def _answered(session: Session, cases: Iterable[Case]) -> Iterator[_Tried]:
 
     for case in cases:
         try:
-            answers = _run(session, case.arrays)
-            again = _run(session, rounded(case.arrays, precision="fp16", seed=SEED))
+            answers = coreml.answers(session, case.arrays)
+            again = coreml.answers(session, rounded(case.arrays, precision="fp16", seed=SEED))
         except (StageError, Unproven):  # parity says so, with the case's name
             continue
         measured = noise(answers, again) if case.origin == "adversarial" else {}
         yield _Tried(case=case, answers=answers, noise=measured)
-
-
-def _run(session: Session, arrays: Arrays) -> Arrays:
-    return session.run(_fed(session, arrays))
-
-
-def _fed(session: Session, arrays: Arrays) -> Arrays:
-    from crosscast.pipeline.parity.io import given
-
-    return given(arrays, tensors=session.inputs)

@@ -39,8 +39,7 @@ class About:
     @property
     def images(self) -> tuple[str, ...]:
         """The inputs that are images, whose preprocessing is in the model."""
-        entries = self.preprocessing.items()
-        return tuple(name for name, entry in entries if entry["folded"] is not None)
+        return tuple(preprocessing.images(self.preprocessing))
 
 
 def batch_of(signature: Signature, about: About) -> str:

@@ -19,7 +19,14 @@ from pydantic import Field
 from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.targets.base import NOTES, SAID, Options, read_notes
 from crosscast.targets.families import coreml_compensation, sensitivity
-from crosscast.targets.families.coreml import MODEL, evaluated, overwrite, precision, program
+from crosscast.targets.families.coreml import (
+    MODEL,
+    answers,
+    evaluated,
+    overwrite,
+    precision,
+    program,
+)
 from crosscast.targets.families.coreml_convert import normalise
 from crosscast.targets.families.coreml_describe import without_classes
 
@@ -121,13 +128,12 @@ def _room(
 
 
 def _answers(artifact: Path, samples: Path) -> Iterator[list[NDArray[Any]]]:
-    from crosscast.pipeline.parity.io import given
     from crosscast.pipeline.parity.samples import read_cases
 
     session = evaluated(artifact=artifact)
     places = sensitivity.spread(sum(1 for _ in read_cases(samples)))
     for case in sensitivity.at(read_cases(samples), places):
-        yield list(session.run(given(case.arrays, tensors=session.inputs)).values())
+        yield list(answers(session, case.arrays).values())
 
 
 def _fitted(model: Path, samples: Path, scratch: Path) -> Path:
@@ -192,29 +198,22 @@ of early layers, whose errors go through the whole network (EfficientNet-Lite0: 
 
 
 def chosen_steps(weights: Mapping[str, NDArray[Any]]) -> dict[str, Steps | None]:
-    """How each of the weights is quantized, by name; None for those that stay in float."""
+    """How each of the weights is quantized, by name; None for those that stay in float.
+
+    What is on steps already keeps them: what comes from an int8 file keeps its numbers, and what it
+    computes. Of the others, the smallest stay in float, and filters of depthwise convolutions: they
+    are few bytes, and each is a factor of a whole channel (int8 for those of EfficientNet-Lite0,
+    4 % of its weights, costs 1.5 dB).
+    """
     left = SMALL * sum(weight.size for weight in weights.values())
     chosen: dict[str, Steps | None] = {}
     for name, weight in sorted(weights.items(), key=lambda item: item[1].size):
-        steps = steps_of(weight)
-        if steps == STEPS[0] and not on_steps(weight, STEPS[0]):
+        chosen[name] = next((steps for steps in STEPS if on_steps(weight, steps)), None)
+        is_depthwise = weight.ndim > 2 and weight.shape[1] == 1
+        if chosen[name] is None and not is_depthwise:
             left -= weight.size
-            steps = None if left >= 0 else steps
-        chosen[name] = steps
+            chosen[name] = None if left >= 0 else STEPS[0]
     return chosen
-
-
-def steps_of(weight: NDArray[Any]) -> Steps | None:
-    """The first of STEPS that gives a weight back as it is, where there is one: what comes from an
-    int8 file keeps its numbers, and what it computes. Else the first, but None for filters of a
-    depthwise convolution: they are few bytes, and each is a factor of a whole channel (int8 for
-    those of EfficientNet-Lite0, 4 % of its weights, costs 1.5 dB).
-    """
-    found = next((steps for steps in STEPS if on_steps(weight, steps)), None)
-    if found is not None:
-        return found
-    is_depthwise = weight.ndim > 2 and weight.shape[1] == 1
-    return None if is_depthwise else STEPS[0]
 
 
 def on_steps(weight: NDArray[Any], steps: Steps) -> bool:

@@ -99,8 +99,7 @@ class _Package:
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Self:
         """As the manifest has it."""
-        entries = (manifest.get("preprocessing") or {}).items()
-        images = tuple(name for name, entry in entries if entry["folded"] is not None)
+        images = tuple(preprocessing.images(manifest.get("preprocessing") or {}))
         scored = (manifest.get("labels") or {"output": ""})["output"]
         tensors = (*manifest["inputs"], *manifest["outputs"])
         firsts = [it["shape"][:1] for it in tensors if it["name"] in (*images, scored)]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from crosscast.targets.families import compensation, onnx_weights, sensitivity
 from crosscast.targets.families.compensation import LONGEST, Window
 from crosscast.targets.families.onnx_calibrate import Samples, run
-from crosscast.targets.families.sensitivity import AT_ONCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,15 +45,9 @@ def compensated(
     alone whose nodes are convolutions or matrix products.
     """
     places = sensitivity.spread(sum(1 for _ in samples()))
-    found = list(_weights(model, wanted).items())
-    made: dict[str, NDArray[Any]] = {}
-    for start in range(0, len(found), AT_ONCE):
-        part = dict(found[start : start + AT_ONCE])
-        for name, correlations in _correlations(model, part, samples, places).items():
-            weight = part[name]
-            filters = compensation.compensated(weight.filters, correlations)
-            made[name] = weight.laid_out(filters)
-    return made
+    weights = _weights(model, wanted)
+    fitted = compensation.fitted(weights, lambda part: _correlations(model, part, samples, places))
+    return {name: weights[name].laid_out(filters) for name, filters in fitted}
 
 
 def _weights(model: ModelProto, wanted: Callable[[NodeProto], bool]) -> dict[str, Weight]:

@@ -109,6 +109,11 @@ def words(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(["## Preprocessing", *parts]) if parts else ""
 
 
+def images(preprocessing: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The inputs that are images as they are decoded, since the graph does the rest."""
+    return [name for name, entry in preprocessing.items() if entry["folded"] is not None]
+
+
 def line(entry: Mapping[str, Any]) -> str:
     """An entry of the manifest in one line."""
     text = ", ".join([*_geometry(entry), entry["color"], *_arithmetic(entry)])

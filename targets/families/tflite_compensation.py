@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from crosscast.targets.families import compensation, sensitivity
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.compensation import LONGEST, Window
-from crosscast.targets.families.sensitivity import AT_ONCE
 from crosscast.targets.families.tflite_dynamic import HYBRID, LEAST
 from crosscast.targets.families.tflite_samples import calibration
 from crosscast.targets.families.tflite_sensitivity import values
@@ -56,12 +55,12 @@ def compensated(content: bytes, samples: Path) -> bytes:
     places = sensitivity.spread(sum(1 for _ in calibration(samples)))
     copy = bytearray(content)
     made = files.parse(copy)
-    weights = list(_weights(made, made.subgraphs[0]).values())
-    for start in range(0, len(weights), AT_ONCE):
-        part = weights[start : start + AT_ONCE]
-        for place, correlations in _correlations(content, part, samples, places).items():
-            weight = part[place]
-            weight.write(compensation.compensated(weight.filters, correlations))
+    weights = _weights(made, made.subgraphs[0])
+    fitted = compensation.fitted(
+        weights, lambda part: _correlations(content, part, samples, places)
+    )
+    for buffer, filters in fitted:
+        weights[buffer].write(filters)
     return bytes(copy)
 
 
@@ -105,23 +104,23 @@ def _weight(graph: Any, operator: Any, name: str, data: Any) -> Weight | None:
 
 
 def _correlations(
-    content: bytes, weights: Sequence[Weight], samples: Path, places: Sequence[int]
+    content: bytes, weights: Mapping[int, Weight], samples: Path, places: Sequence[int]
 ) -> dict[int, Any]:
-    """How what each weight, by its place, is multiplied by goes together, over those samples."""
+    """How what each weight, by its buffer, is multiplied by goes together, over those samples."""
     reading: dict[int, list[tuple[int, Any]]] = {}
-    for place, weight in enumerate(weights):
+    for buffer, weight in weights.items():
         for operator in weight.operators:
-            reading.setdefault(int(operator.inputs[0]), []).append((place, operator))
+            reading.setdefault(int(operator.inputs[0]), []).append((buffer, operator))
     totals: dict[int, Any] = {}
     read = values(content, sorted(reading), lambda: sensitivity.at(calibration(samples), places))
     for index, value in read:
-        for place, operator in reading[index]:
-            weight = weights[place]
+        for buffer, operator in reading[index]:
+            weight = weights[buffer]
             most = compensation.rows_of(
                 weight.filters.shape[2], len(places) * len(weight.operators)
             )
             rows = _rows(weight, operator, value, most)
-            totals[place] = totals.get(place, 0.0) + compensation.gram(rows, weight.groups)
+            totals[buffer] = totals.get(buffer, 0.0) + compensation.gram(rows, weight.groups)
     return totals
 
 

@@ -6,6 +6,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -223,16 +224,9 @@ class _Compiler:
             for name, arguments in operation.arguments.items()
             if name not in IGNORED
         }
+        made = partial(_Step, operation=operation, ideal=self.ideal, watch=self.watch, frees=frees)
         if operation.type in (BRANCH, LOOP):
-            blocks = [self.block(block, known) for block in operation.blocks]
-            return _Step(
-                operation=operation,
-                ideal=self.ideal,
-                watch=self.watch,
-                fed=entries,
-                blocks=blocks,
-                frees=frees,
-            )
+            return made(fed=entries, blocks=[self.block(it, known) for it in operation.blocks])
         signature = operator(operation.type, self.opset)
         signature.check(entries)
         fed = {name: own for name, own in entries.items() if any(map(_is_open, own))}
@@ -242,15 +236,7 @@ class _Compiler:
                 for name, own in entries.items()
                 if name not in fed
             }
-        return _Step(
-            operation=operation,
-            ideal=self.ideal,
-            watch=self.watch,
-            signature=signature,
-            known=fixed,
-            fed=fed,
-            frees=frees,
-        )
+        return made(signature=signature, known=fixed, fed=fed)
 
     def _entry(self, argument: Argument, known: ChainMap[str, Any]) -> Any:
         """A value that is known, or the name of one that is not."""

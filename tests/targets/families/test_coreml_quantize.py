@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crosscast.targets.families.coreml_quantize import STEPS, chosen_steps, steps_of
+from crosscast.targets.families.coreml_quantize import STEPS, Steps, chosen_steps
 
 RNG = np.random.default_rng(0)
 LEVELS = RNG.integers(-90, 90, (8, 16))
@@ -14,6 +14,11 @@ LEVELS = RNG.integers(-90, 90, (8, 16))
 
 def on_a_grid(levels: np.ndarray, scale: float | np.ndarray, zero: int = 0) -> np.ndarray:
     return ((levels - zero) * scale).astype(np.float32)
+
+
+def steps_of(weight: np.ndarray) -> Steps | None:
+    """Those of a weight that is all that there is."""
+    return chosen_steps({"weight": weight})["weight"]
 
 
 def test_weights_of_any_value_get_steps_for_each_channel() -> None:
