@@ -21,9 +21,9 @@ from crosscast.pipeline.events import (
 )
 from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
 from crosscast.pipeline.fetch import fetch, missing
-from crosscast.pipeline.planner import plan
+from crosscast.pipeline.planner import plan, runtime_options
 from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
-from crosscast.pipeline.stages import STAGES, runtime_options
+from crosscast.pipeline.stages import STAGES
 from crosscast.pipeline.store import Store
 from crosscast.targets import TARGETS
 from crosscast.targets.base import Target, described

@@ -14,10 +14,10 @@ from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.fingerprint import installed_version, locked_versions
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
 from crosscast.pipeline.sources import SOURCES, open_source
-from crosscast.pipeline.stages import STAGES, reference_to, runtime_options
+from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
-from crosscast.targets.base import described, narrowed, toolchains, tried
+from crosscast.targets.base import described, explaining, narrowed, toolchains, tried
 
 if TYPE_CHECKING:
     from crosscast.targets.base import Kind, Target
@@ -57,6 +57,20 @@ def plan(config: Config, *, only: Collection[str] = ()) -> Plan:
         steps=graph.ordered(builder.steps),
         targets=ends,
     )
+
+
+def runtime_options(target: Target) -> dict[str, Any]:
+    """What the stage `verify` is told of a target: where its functions are, and what its files can
+    hold.
+    """
+    explain = explaining(target)
+    return {
+        "open": reference_to(target.open),
+        "precision": reference_to(target.precision),
+        "explain": reference_to(explain) if explain else "",
+        "no_runtime": target.no_runtime,
+        "narrowed": narrowed(target),
+    }
 
 
 class _Builder:

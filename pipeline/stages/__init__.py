@@ -11,12 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from crosscast.targets.base import explaining, narrowed
-
-if TYPE_CHECKING:
-    from crosscast.targets.base import Target
+from typing import Any
 
 STAGES: Mapping[str, str] = {
     name: f"crosscast.pipeline.stages.{name}"
@@ -55,17 +50,3 @@ def function(reference: str) -> Any:
 def reference_to(function: Any) -> str:
     """The reference that `function` reads back; the same for every alias of one function."""
     return f"{function.__module__}:{function.__qualname__}"
-
-
-def runtime_options(target: Target) -> dict[str, Any]:
-    """What the stage `verify` is told of a target: where its functions are, and what its files can
-    hold.
-    """
-    explain = explaining(target)
-    return {
-        "open": reference_to(target.open),
-        "precision": reference_to(target.precision),
-        "explain": reference_to(explain) if explain else "",
-        "no_runtime": target.no_runtime,
-        "narrowed": narrowed(target),
-    }
