@@ -50,10 +50,7 @@ def eager() -> Run:
     sys.path.insert(0, str(ZOO))
     import efficientnet
 
-    model = efficientnet.build()
-    weights = next((ZOO / "models").rglob("efficientnet-lite0-*.pth"))
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    model.eval()
+    model = efficientnet.trained()
 
     def run(image: np.ndarray) -> object:
         with torch.inference_mode():

@@ -13,3 +13,11 @@ def build() -> torch.nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
     return EfficientNet.from_name("efficientnet-lite0")
+
+
+def trained() -> torch.nn.Module:
+    """The same with its ImageNet weights, for inference."""
+    model = build()
+    weights = next((Path(__file__).parent / "models").rglob("efficientnet-lite0-*.pth"))
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    return model.eval()

@@ -38,10 +38,7 @@ def right(images: list[np.ndarray]) -> int:
     sys.path.insert(0, str(ROOT / "configs/zoo"))
     import efficientnet
 
-    model = efficientnet.build()
-    weights = next((ROOT / "configs/zoo/models").rglob("efficientnet-lite0-*.pth"))
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    model.eval()
+    model = efficientnet.trained()
     with torch.inference_mode():
         found = [int(model(torch.from_numpy(image)).argmax()) for image in images]
     return sum(guess == label(photo) for guess, photo in zip(found, PHOTOS, strict=True))

@@ -10,13 +10,8 @@ from typing import Any
 
 import pytest
 from cli import crosscast
+from verdicts import judged
 
-from crosscast.pipeline.parity.vectors import read_vectors
-from crosscast.pipeline.parity.verdict import Verdict
-from crosscast.pipeline.signature import Signature
-from crosscast.pipeline.stages import reference_to
-from crosscast.pipeline.stages.verify import verify
-from crosscast.targets import TARGETS
 from crosscast.targets.families import coreml
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
@@ -288,31 +283,15 @@ def test_a_package_that_is_something_else_fails(
     spec = coreml._spec(origin)
     change(spec)
     (tmp_path / coreml.MODEL / coreml.SPEC).write_bytes(spec.SerializeToString())
-    found = judged(origin, tmp_path)
+    found = judged(
+        origin,
+        tmp_path,
+        narrowed=coreml.NARROWED,
+        pixels=["x"],
+        labels=told(origin)["labels"]["names"],
+    )
     assert found.status == ("passed" if change is honest else "failed")
     assert said in found.reason.lower() or said in found.reason
-
-
-def judged(origin: Path, found: Path) -> Verdict:
-    manifest, target = told(origin), TARGETS["coreml-fp16"]
-    return verify(
-        artifact=found,
-        signature=Signature.from_json(manifest),
-        vectors=lambda: read_vectors(origin / "vectors.safetensors", manifest["vectors"]["cases"]),
-        options={
-            "open": reference_to(target.open),
-            "precision": reference_to(target.precision),
-            "no_runtime": "",
-            "precision_asked": "fp16",
-            "layout": None,
-            "io": None,
-            "narrowed": coreml.NARROWED,
-            "pixels": ["x"],
-            "labels": manifest["labels"]["names"],
-            "explain": "",
-            "parity": {},
-        },
-    )
 
 
 # Other models

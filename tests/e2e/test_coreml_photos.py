@@ -62,10 +62,7 @@ def by_torch() -> Classify:
     sys.path.insert(0, str(ZOO))
     import efficientnet
 
-    model = efficientnet.build()
-    weights = next((ZOO / "models").rglob("efficientnet-lite0-*.pth"))
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    model.eval()
+    model = efficientnet.trained()
 
     def classify(image: np.ndarray) -> int:
         with torch.inference_mode():

@@ -78,10 +78,7 @@ def test_vectors_hold_what_torch_computes(built: Path) -> None:
     sys.path.insert(0, str(ROOT / "configs/zoo"))
     import efficientnet
 
-    model = efficientnet.build()
-    weights = next((ROOT / "configs/zoo/models").rglob("efficientnet-lite0-*.pth"))
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    model.eval()
+    model = efficientnet.trained()
     for _, image, logits in vectors(built / "onnx"):
         with torch.inference_mode():
             expected = model(torch.from_numpy(image)).numpy()

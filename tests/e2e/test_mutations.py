@@ -6,7 +6,6 @@ would, and held against their own test vectors.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -20,12 +19,10 @@ import pytest
 import yaml
 from cli import CONFIG
 from mutate import Constant, ModelFile, opened
+from verdicts import judged
 
-from crosscast.pipeline.parity.vectors import read_vectors
 from crosscast.pipeline.parity.verdict import Verdict
-from crosscast.pipeline.signature import Arrays, Signature
-from crosscast.pipeline.stages import reference_to
-from crosscast.pipeline.stages.verify import verify
+from crosscast.pipeline.signature import Arrays
 from crosscast.targets import TARGETS
 from crosscast.targets.base import Session
 
@@ -42,31 +39,6 @@ Corrupt = Callable[[ModelFile], None]
 def of(*precisions: str) -> list[str]:
     """The targets of those precisions."""
     return [name for name in RUNNABLE if TARGETS[name].precision_asked in precisions]
-
-
-def judged(honest: Path, artifact: Path, target: str = "", **options: Any) -> Verdict:
-    """The verdict on an artifact by the vectors of the honest one, as that of `target`."""
-    manifest = json.loads((honest / "manifest.json").read_text())
-    member = TARGETS[target or honest.name]
-    return verify(
-        artifact=artifact,
-        signature=Signature.from_json(manifest),
-        vectors=lambda: read_vectors(honest / "vectors.safetensors", manifest["vectors"]["cases"]),
-        options={
-            "open": reference_to(member.open),
-            "precision": reference_to(member.precision),
-            "no_runtime": member.no_runtime,
-            "precision_asked": member.precision_asked,
-            "layout": None,
-            "io": None,
-            "narrowed": {},
-            "pixels": [],
-            "labels": [],
-            "explain": "",
-            "parity": {},
-            **options,
-        },
-    )
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def float_instead(folder: Path, source: Path) -> None:
 def test_a_corrupted_artifact_fails(
     blocks: Path, target: str, corrupt: Any, reason: str, tmp_path: Path
 ) -> None:
-    from test_mutations import judged
+    from verdicts import judged
 
     corrupt(tmp_path, blocks / target)
     asked, _ = PRECISIONS[target]

@@ -17,12 +17,8 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from runtimes import runner
 from safetensors.numpy import load_file
+from verdicts import judged
 
-from crosscast.pipeline.parity.vectors import read_vectors
-from crosscast.pipeline.parity.verdict import Verdict
-from crosscast.pipeline.signature import Signature
-from crosscast.pipeline.stages import reference_to
-from crosscast.pipeline.stages.verify import verify
 from crosscast.targets import TARGETS
 from crosscast.targets.base import classes
 from crosscast.targets.families import coreml
@@ -195,28 +191,6 @@ def test_a_fold_that_computes_something_else_fails(made: Path, change: str, tmp_
     CHANGES[change](model)
     onnx.save(model, tmp_path / "model.onnx")
     assert judged(honest, tmp_path).status == ("passed" if change == "honest" else "failed")
-
-
-def judged(honest: Path, artifact: Path) -> Verdict:
-    told, target = manifest(honest), TARGETS["onnx"]
-    return verify(
-        artifact=artifact,
-        signature=Signature.from_json(told),
-        vectors=lambda: read_vectors(honest / "vectors.safetensors", told["vectors"]["cases"]),
-        options={
-            "open": reference_to(target.open),
-            "precision": reference_to(target.precision),
-            "no_runtime": "",
-            "precision_asked": "fp32",
-            "layout": None,
-            "io": None,
-            "narrowed": {},
-            "pixels": [],
-            "labels": [],
-            "explain": "",
-            "parity": {},
-        },
-    )
 
 
 # Samples that must not be
