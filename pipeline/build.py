@@ -123,7 +123,23 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
         outcome = executor.wait()
         _raise_unless_ok(outcome)
         verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
-    return verdict
+    return _with_task(verdict, manifest["verdict"].get("task"))
+
+
+def _with_task(verdict: dict[str, Any], built: dict[str, Any] | None) -> dict[str, Any]:
+    """The verdict beside what the build found on labelled samples, which an artifact has none of.
+
+    What was not proven then is not proven by its vectors either.
+    """
+    if built is None:
+        return verdict
+    told = f"{built['metric']} on labelled samples {built['status']} when it was built"
+    if verdict["status"] == "passed" and built["status"] != "passed":
+        verdict["status"], verdict["reason"] = "unverified", told
+    else:
+        separator = "; " if verdict["status"] == "passed" else "\n"
+        verdict["reason"] += f"{separator}{told}, and was not measured again"
+    return verdict | {"task_when_built": built}
 
 
 def _labels(manifest: dict[str, Any]) -> list[str]:

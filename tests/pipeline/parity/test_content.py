@@ -41,7 +41,7 @@ def test_strings_have_content() -> None:
 
 def overlap(tree: Path, parity: list[Case], calibration: list[Case], signature: Signature) -> None:
     write_cases(parity, out=tree)
-    kept = list(refuse_overlap(calibration, parity=tree, signature=signature))
+    kept = list(refuse_overlap(calibration, others={"parity": tree}, signature=signature))
     assert kept == calibration
 
 
