@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.parity.given import Rows, npz_samples
 from crosscast.pipeline.parity.samples import LABEL
-from crosscast.pipeline.parity.tensors import encoded
 from crosscast.pipeline.signature import Arrays, Signature
 
 
@@ -76,8 +75,10 @@ def _label(value: Any, where: str) -> NDArray[Any]:
         raise StageError(f"{where}: the label is not an array: {error}", fix=_FIX) from error
     if array.dtype.kind in "OU":
         array = array.astype(object)
-        encoded(array, name=f"{where}: the label")  # refuses objects that are no strings
-    elif array.dtype.kind not in "fiub" or not array.size or not np.isfinite(array).all():
+        is_label = all(isinstance(text, str) for text in array.ravel())
+    else:
+        is_label = array.dtype.kind in "fiub" and bool(np.isfinite(array).all())
+    if not is_label or not array.size:
         raise StageError(f"{where}: the label {value!r:.60} is nothing to score by", fix=_FIX)
     return array
 
