@@ -24,7 +24,7 @@ from crosscast.pipeline.stages import samples, score
 pytestmark = pytest.mark.e2e
 
 CONFIG = Path(__file__).parents[2] / "configs/digits.yaml"
-ANY = {"min_snr_db": -1e3, "max_error": 1e9, "reason": "to see the task's own gate alone"}
+LOOSE = {"min_snr_db": -2.0, "max_error": 2.0, "reason": "to see the task's own gate alone"}
 INT8 = ("onnx-int8", "tflite-int8")
 
 
@@ -75,7 +75,8 @@ def test_an_artifact_on_its_own_says_that_its_task_was_not_measured_again(
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["status"], verdict["task"]) == (0, "passed", None)
     assert verdict["task_when_built"]["samples"] == 700
-    assert "passed when it was built, and was not measured again" in verdict["reason"]
+    told = "top-1 on labelled samples, not measured again, was 'passed' when it was built"
+    assert verdict["reason"].endswith(f"; {told}")
 
 
 def permuted(model: ModelFile) -> None:
@@ -102,15 +103,17 @@ def test_a_corrupted_artifact_fails_its_task_however_loose_the_limits_of_its_num
     digits: Path, labelled: Labelled, target: str, edit: Any, tmp_path: Path
 ) -> None:
     honest = digits / target
-    found = judged(honest, honest, labelled=labelled, parity=ANY)
+    found = judged(honest, honest, labelled=labelled, parity=LOOSE)
     assert found.status == "passed", found.reason
-    found = judged(honest, mutant(honest, edit, tmp_path), labelled=labelled, parity=ANY)
+    found = judged(honest, mutant(honest, edit, tmp_path), labelled=labelled, parity=LOOSE)
     assert found.status == "failed"
     assert found.task is not None
     assert found.task.status == "failed"
     assert found.task.low is not None
     assert found.task.low > 0.02
-    assert found.reason == found.task.reason
+    assert found.task.reason in found.reason
+    if edit is noisy:
+        assert found.reason == found.task.reason  # nothing else tells
 
 
 @pytest.mark.parametrize("target", INT8)
