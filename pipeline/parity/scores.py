@@ -111,8 +111,11 @@ def _top(answer: Answer, found: NDArray[Any], *, count: int, classes: Sequence[s
             "give one label for each row of scores, or a metric of your own: file.py:function",
         )
     places = label.astype(np.int64)
-    if places.min() < 0 or places.max() >= rows.shape[1]:
-        raise _wrong(answer, f"class {places.max()} of {rows.shape[1]}", "count classes from 0")
+    beyond = places[(places < 0) | (places >= rows.shape[1])]
+    if beyond.size:
+        raise _wrong(
+            answer, f"class {beyond[0]} of {rows.shape[1]}", "count classes from 0, as the scores"
+        )
     return float(
         np.mean([_rank(row, int(place)) < count for row, place in zip(rows, places, strict=True)])
     )

@@ -33,6 +33,9 @@ from crosscast.targets.base import Precision, Session, classes, read_notes, rema
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write `verdict.json`. An artifact that does not load, run or agree is a failed verdict, not
     an error of the stage.
+
+    Where there are the inputs `labelled` and `scores` (of the stage `score`), it is judged by its
+    task as well, as `options["task"]` accepts it.
     """
     reference = inputs["reference"]
     found = verify(

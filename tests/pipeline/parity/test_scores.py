@@ -92,6 +92,7 @@ def test_an_output_of_classes_must_be_the_label() -> None:
         (([[0.3]], 0), "shape (1, 1)"),
         ((ROW, 4), "class 4 of 4"),
         ((ROW, -1), "class -1 of 4"),
+        ((np.eye(4), [3, -1, 0, 2]), "class -1 of 4"),
         ((ROW, 0.5), "a label is float64"),
         (([3, 4], 3), "2 classes, 1 labels"),
     ],
