@@ -123,7 +123,24 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
         outcome = executor.wait()
         _raise_unless_ok(outcome)
         verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
-    return verdict
+    return with_task(verdict, manifest["verdict"].get("task"))
+
+
+def with_task(verdict: dict[str, Any], built: dict[str, Any] | None) -> dict[str, Any]:
+    """The verdict beside what the build found on labelled samples, which an artifact has none of.
+
+    What was not proven then is not proven by its vectors either.
+    """
+    if built is None:
+        return verdict
+    metric, was = built["metric"], built["status"]
+    told = f"{metric} on labelled samples, not measured again, was '{was}' when it was built"
+    if verdict["status"] == "passed" and was != "passed":
+        changed = {"status": "unverified", "reason": told}
+    else:
+        separator = "; " if verdict["status"] == "passed" else "\n"
+        changed = {"reason": f"{verdict['reason']}{separator}{told}"}
+    return verdict | changed | {"task_when_built": built}
 
 
 def _labels(manifest: dict[str, Any]) -> list[str]:

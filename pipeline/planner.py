@@ -28,7 +28,7 @@ ARITHMETIC = ("color", "scale", "mean", "std")
 DEFAULT_OPSET = 18
 """What torch's exporter writes without converting, and what every converter here reads."""
 
-MEMORY = {"export": 2 * GIB, "convert": GIB, "quantize": GIB, "reference": GIB}
+MEMORY = {"export": 2 * GIB, "convert": GIB, "quantize": GIB, "reference": GIB, "score": GIB}
 """First estimates of a step's peak; what was learnt from earlier runs takes their place."""
 
 
@@ -274,7 +274,9 @@ class _Builder:
         )
 
     def _samples(self, purpose: str, *, layout: str | None = None) -> str:
-        spec = getattr(self.config.samples, purpose)
+        task = self.config.task
+        own = task.samples if task and purpose == "task" else None
+        spec = own or getattr(self.config.samples, purpose)
         source = self.config.source
         asks_file = not source.asks_inputs(getattr(source, self.source_options["kind"]))
         inputs = self._source_files() if asks_file else {}
@@ -284,6 +286,8 @@ class _Builder:
             inputs["samples"] = File(Path(spec if is_folder else sample_file(spec)))
         if purpose == "calibration" and not drawn and self.config.samples.parity:
             inputs["parity"] = Output(self._samples("parity"))
+        if purpose == "calibration" and not drawn and task:
+            inputs["labelled"] = Output(self._samples("task"))
         toolchain = self.source.toolchain if asks_file else CORE
         details = [*(["synthetic"] if drawn else []), *([layout] if layout else []), *self._mark]
         return self._add(
@@ -343,6 +347,26 @@ class _Builder:
             functions=self.source_code,
         )
 
+    def _task(self) -> tuple[dict[str, Any], dict[str, Input]]:
+        """The options and inputs that the task adds to `verify`; empty where there is none."""
+        task = self.config.task
+        if task is None:
+            return {}, {}
+        scored = {"metric": task.metric, "output": task.output, "classes": self.config.labels or []}
+        own = sample_file(task.metric)
+        inputs: dict[str, Input] = {"labelled": Output(self._samples("task"))}
+        inputs |= {"metric": File(Path(own))} if own != task.metric else {}
+        scores = self._add(
+            " ".join(["score", *self._mark]),
+            "score",
+            toolchain=self.source.toolchain,
+            options={**self._source_choices(), "task": scored},
+            inputs={**self._source_files(), **inputs},
+            functions=self.source_code,
+        )
+        accepted = {"max_drop": task.max_drop, "confidence": task.confidence}
+        return {"task": scored | accepted}, inputs | {"scores": Output(scores)}
+
     def _precision_asked(self, name: str) -> str:
         """What the audit must find: the target's own precision, or that of what it starts from."""
         own, start = TARGETS[name].precision_asked, self.config.targets[name].from_
@@ -352,6 +376,7 @@ class _Builder:
 
     def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
         functions = (reference_to(target.open), reference_to(target.precision))
+        task, labelled = self._task()
         return self._add(
             f"verify {name}",
             "verify",
@@ -364,8 +389,9 @@ class _Builder:
                 "pixels": self._pixels(),
                 "labels": (self.config.labels or []) if described(target) else [],
                 "parity": settings.parity_options(),
+                **task,
             },
-            inputs={"model": Output(model), "reference": Output(self._reference())},
+            inputs={"model": Output(model), "reference": Output(self._reference()), **labelled},
             functions=functions,
         )
 

@@ -37,6 +37,8 @@ SYNTHETIC_CASES = 3
 TEXT_CASES = 12
 """Strings have no ends to go to: they are drawn more often, several times at each size."""
 
+LABEL = "label"
+
 STACKED_CASES = 8
 """Real cases that are held in memory to be stacked into batches."""
 
@@ -49,12 +51,14 @@ class Case:
         synthetic (drawn from the declared ranges), adversarial (zeros, extremes, an impulse).
     arrays: the model's inputs by name, in the source's layout.
     dims: the size of each dynamic dimension in this case.
+    label: what the sample is known to be; only of labelled ones.
     """
 
     name: str
     origin: Origin
     arrays: Arrays
     dims: Mapping[str, int] = field(default_factory=dict)
+    label: NDArray[Any] | None = None
 
 
 def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
@@ -65,9 +69,13 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
     entries: list[dict[str, Any]] = []
     for index, case in enumerate(cases):
         name = f"{index:04d}.safetensors"
-        strings = [key for key, value in case.arrays.items() if value.dtype.kind == "O"]
-        stored = {key: _stored(key, value) for key, value in case.arrays.items()}
-        save_file(stored, out / name, metadata=metadata(strings))
+        files = {out / name: case.arrays}
+        if case.label is not None:
+            files[_label_file(out / name)] = {LABEL: case.label}
+        for path, arrays in files.items():
+            strings = [key for key, value in arrays.items() if value.dtype.kind == "O"]
+            stored = {key: _stored(key, value) for key, value in arrays.items()}
+            save_file(stored, path, metadata=metadata(strings))
         entries.append(
             {"name": case.name, "origin": case.origin, "file": name, "dims": dict(case.dims)}
         )
@@ -78,11 +86,13 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
 def read_cases(tree: Path) -> Iterator[Case]:
     """The cases of a tree in order, each read when it is asked for."""
     for entry in json.loads((tree / "cases.json").read_text(encoding="utf-8")):
+        label = _label_file(tree / entry["file"])
         yield Case(
             name=entry["name"],
             origin=entry["origin"],
             arrays=read_tensors(tree / entry["file"]),
             dims=entry["dims"],
+            label=read_tensors(label)[LABEL] if label.exists() else None,
         )
 
 
@@ -296,6 +306,10 @@ def _tiled(name: str, cases: Sequence[Case], size: int) -> NDArray[Any]:
 
 def _same(one: Arrays, other: Arrays) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _label_file(case: Path) -> Path:
+    return case.with_suffix(f".{LABEL}.safetensors")
 
 
 def _stored(name: str, array: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from crosscast.pipeline.parity.metrics import Numbers
 from crosscast.pipeline.parity.samples import Origin
+from crosscast.pipeline.parity.task import TaskResult
 from crosscast.pipeline.parity.tolerance import Tolerance, excess
 
 Status = Literal["passed", "failed", "unverified"]
@@ -71,6 +72,7 @@ class Verdict:
     rows: every comparison, its numbers rounded so that they are the same on every run.
     quantization: scale and zero point of the artifact's integer inputs and outputs that stand for
         the source's floats, by name.
+    task: what it is worth on labelled samples; None where that was not asked or not found out.
     """
 
     status: Status
@@ -81,6 +83,16 @@ class Verdict:
     worst: Mapping[str, Row] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     quantization: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    task: TaskResult | None = None
+
+    def joined(self, status: Status, reason: str, *, task: TaskResult | None = None) -> Self:
+        """The verdict with what else was found: the worse of both, and why it is that."""
+        order = ("failed", "unverified", "passed")
+        worse = min(self.status, status, key=order.index)
+        found = ((self.status, self.reason), (status, reason))
+        said = [text for its, text in found if its == worse]
+        between = "; " if worse == "passed" else "\n"
+        return replace(self, status=worse, reason=between.join(said), task=task)
 
     @property
     def worst_case(self) -> str:
@@ -109,6 +121,7 @@ class Verdict:
             "worst": {output: row.to_json() for output, row in self.worst.items()},
             "cases": [row.to_json() for row in self.rows],
             "quantization": {name: list(pair) for name, pair in self.quantization.items()},
+            "task": None if self.task is None else self.task.to_json(),
         }
 
     @classmethod
@@ -124,6 +137,7 @@ class Verdict:
             worst={output: Row.from_json(row) for output, row in value["worst"].items()},
             rows=tuple(Row.from_json(row) for row in value["cases"]),
             quantization={name: (pair[0], pair[1]) for name, pair in value["quantization"].items()},
+            task=None if value["task"] is None else TaskResult.from_json(value["task"]),
         )
 
 

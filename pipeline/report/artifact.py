@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from crosscast.pipeline.parity.task import TaskResult
 from crosscast.targets.families import preprocessing
 
 
@@ -15,6 +16,7 @@ def describe(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"{manifest['model']} {manifest['version']}, target {manifest['target']}",
         f"verdict: {verdict['status']}{reason}",
+        *_task(verdict.get("task")),
         *_precision(manifest.get("precision")),
         *(f"input:   {_tensor(tensor)}" for tensor in manifest["inputs"]),
         *(f"output:  {_tensor(tensor)}" for tensor in manifest["outputs"]),
@@ -27,6 +29,15 @@ def describe(manifest: Mapping[str, Any]) -> str:
         "tools:   " + ", ".join(f"{name} {v}" for name, v in manifest["tools"].items()),
     ]
     return "\n".join(lines)
+
+
+def _task(task: Mapping[str, Any] | None) -> list[str]:
+    if not task:
+        return []
+    result = TaskResult.from_json(task)
+    return [
+        f"task:    {result.status}: {result.line}; {result.method}, samples sha256:{result.sha256}"
+    ]
 
 
 def _labels(labels: Mapping[str, Any] | None) -> list[str]:

@@ -46,9 +46,9 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
 
 def _vectors(session: Session, cases: Iterator[Case], seen: _Seen) -> Iterator[Vector]:
     for index, case in enumerate(cases):
-        outputs = _answer(session, case)
+        outputs = answer(session, case)
         if index == 0:
-            _require_same(outputs, _answer(session, case))
+            _require_same(outputs, answer(session, case))
         seen.add(case, outputs)
         measured = _noise(session, case, outputs) if case.origin == "adversarial" else {}
         yield Vector(case=case, outputs=outputs, noise=measured)
@@ -59,13 +59,16 @@ def _noise(session: Session, case: Case, outputs: Arrays) -> dict[str, dict[str,
     found: dict[str, dict[str, float]] = {}
     for precision in ROUNDOFF:
         inputs = rounded(case.arrays, precision=precision, seed=len(case.name))
-        again = _answer(session, replace(case, arrays=inputs))
+        again = answer(session, replace(case, arrays=inputs))
         if measured := noise(outputs, again):
             found[precision] = measured
     return found
 
 
-def _answer(session: Session, case: Case) -> Arrays:
+def answer(session: Session, case: Case) -> Arrays:
+    """The source's outputs for a case. Raises StageError where it refuses it, or gives what no
+    artifact can.
+    """
     # copies: the source may write into its inputs, and may use its output buffers again
     given = {name: array.copy() for name, array in case.arrays.items()}
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -12,24 +13,29 @@ from typing import Any
 import numpy as np
 
 from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
-from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.manifest import LABELLED, write_json
 from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
 from crosscast.pipeline.parity.conditioning import floor_db
 from crosscast.pipeline.parity.io import delivered, given, restored
 from crosscast.pipeline.parity.metrics import Extent, Numbers, compare
-from crosscast.pipeline.parity.samples import Case
+from crosscast.pipeline.parity.samples import Case, read_cases
+from crosscast.pipeline.parity.scores import Answer, scores
+from crosscast.pipeline.parity.task import SCORES, Accepted, Labelled, compared
 from crosscast.pipeline.parity.tolerance import Tolerance, is_gated, tolerance
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
 from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
-from crosscast.pipeline.worker.usercode import described
+from crosscast.pipeline.worker.usercode import described, own_files
 from crosscast.targets.base import Precision, Session, classes, read_notes, remark
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write `verdict.json`. An artifact that does not load, run or agree is a failed verdict, not
     an error of the stage.
+
+    Where there are the inputs `labelled` and `scores` (of the stage `score`), it is judged by its
+    task as well, as `options["task"]` accepts it.
     """
     reference = inputs["reference"]
     found = verify(
@@ -37,10 +43,12 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         signature=read_signature(reference),
         vectors=lambda: read_reference(reference),
         options=options,
+        labelled=_labelled(inputs, options["task"]) if "labelled" in inputs else None,
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "verdict.json", found.to_json())
-    return StageResult(notes={"status": found.status, "reason": found.reason})
+    notes = {"status": found.status, "reason": found.reason}
+    return StageResult(dependencies=own_files(), notes=notes)
 
 
 def verify(
@@ -49,6 +57,7 @@ def verify(
     signature: Signature,
     vectors: Callable[[], Iterator[Vector]],
     options: Mapping[str, Any],
+    labelled: Labelled | None = None,
 ) -> Verdict:
     """The verdict on an artifact.
 
@@ -58,6 +67,7 @@ def verify(
     None for the source's. narrowed: dtypes that it has in place of the source's. pixels: inputs
     that are images. labels: of the classes that it has to name. parity: the user's limits.
     explain: reference to the target's function that says why outputs may be off, or empty.
+    labelled: what its task is judged on as well, where the config asks for it.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
     asked = _asked(artifact, options["precision_asked"])
@@ -116,7 +126,39 @@ def verify(
         verdict = replace(verdict, reason="\n".join([verdict.reason, *said]))
     if verdict.status == "passed" and (told := remark(session)):
         verdict = replace(verdict, reason=f"{verdict.reason}; {told}")
-    return replace(verdict, quantization=trial.quantization())
+    verdict = replace(verdict, quantization=trial.quantization())
+    return _with_task(verdict, trial, labelled) if labelled else verdict
+
+
+def _labelled(inputs: Mapping[str, Path], task: Mapping[str, Any]) -> Labelled:
+    tree = inputs["labelled"]
+    told = json.loads((tree / LABELLED).read_text(encoding="utf-8"))
+    return Labelled(
+        cases=lambda: read_cases(tree),
+        source=json.loads((inputs["scores"] / SCORES).read_text(encoding="utf-8")),
+        sha256=told["sha256"],
+        accepted=Accepted(**task),
+    )
+
+
+def _with_task(verdict: Verdict, trial: _Trial, labelled: Labelled) -> Verdict:
+    """The verdict with what the artifact is worth at its task."""
+    accepted = labelled.accepted
+    try:
+        found = scores(
+            trial.answers(labelled.cases()),
+            metric=accepted.metric,
+            output=accepted.output or trial.signature.outputs[0].name,
+            classes=accepted.classes,
+        )
+    except MemoryError:
+        raise
+    except Unproven as error:
+        return verdict.joined("unverified", error.message)
+    except Exception as error:  # noqa: BLE001 - the source could be scored, so it is the artifact
+        return verdict.joined("failed", f"it cannot be scored as the source: {_said(error)}")
+    result = compared(labelled.source, found, accepted=accepted, sha256=labelled.sha256)
+    return verdict.joined(result.status, result.reason, task=result)
 
 
 def _asked(artifact: Path, asked: str) -> str:
@@ -194,6 +236,27 @@ class _Trial:
         for tensor in self.signature.outputs:
             noise = vector.noise.get(self.precision, {}).get(tensor.name)
             yield self._row(case, tensor.name, wanted, found, noise)
+
+    def answers(self, cases: Iterable[Case]) -> Iterator[Answer]:
+        """The outputs for labelled cases, as the source would give them."""
+        for case in cases:
+            assert case.label is not None
+            try:
+                found = self._restored(self.session.run(self._inputs(case)))
+            except (MemoryError, Unproven):
+                raise
+            except Exception as error:
+                told = f"its runtime fails on labelled sample '{case.name}': {_said(error)}"
+                raise StageError(told) from error
+            yield Answer(case=case.name, outputs=self._as_source(found), label=case.label)
+
+    def _as_source(self, found: Arrays) -> Arrays:
+        """The outputs in the layout that the source gives."""
+        result = dict(found)
+        for tensor in self.signature.outputs:
+            laid_out = (tensor.permuted(self.layout),)
+            result = permute(result, tensors=laid_out, layout=tensor.layout)
+        return result
 
     def _named(self, found: list[str]) -> list[str]:
         """What is wrong with the names of outputs and their order."""
