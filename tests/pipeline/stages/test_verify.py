@@ -14,7 +14,8 @@ import pytest
 from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.conditioning import noise, rounded
-from crosscast.pipeline.parity.samples import Case, parity_cases
+from crosscast.pipeline.parity.samples import Case
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
@@ -91,7 +92,7 @@ def vector(case: Case, source: Callable[[Arrays], Arrays], is_rounded: bool) -> 
 def test_an_honest_artifact_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = verdict(tmp_path, monkeypatch)
     assert found.status == "passed"
-    assert found.reason.startswith("synthetic inputs only: 3 synthetic, 4 adversarial")
+    assert found.reason.startswith("synthetic inputs only: 3 synthetic, 5 adversarial")
     assert found.audit.weights == {"float32": 8}
 
 
