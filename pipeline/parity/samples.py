@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.tensors import encoded, metadata, read_tensors
 from crosscast.pipeline.signature import STRING, Arrays, Signature, Tensor, numpy_dtype
 
-Origin = Literal["real", "swept", "synthetic", "adversarial"]
+Origin = Literal["real", "swept", "synthetic", "streamed", "adversarial"]
 
 DEFAULT_RANGE = {"f": (-1.0, 1.0), "i": (0.0, 1.0), "u": (0.0, 1.0), "b": (0.0, 1.0)}
 """By numpy's kind, for an input that declares no range. Integers are mostly indices, and 0 and 1
@@ -55,15 +55,34 @@ class Case:
     """One set of inputs.
 
     origin: real (the user's sample as it is), swept (real rows stacked to another batch size),
-        synthetic (drawn from the declared ranges), adversarial (zeros, extremes, an impulse).
+        synthetic (drawn from the declared ranges), streamed (steps of a stream, each with the state
+        that the one before has left), adversarial (zeros, extremes, an impulse).
     arrays: the model's inputs by name, in the source's layout.
     dims: the size of each dynamic dimension in this case.
+    follows: the name of the case whose outputs are this one's state; empty for most.
     """
 
     name: str
     origin: Origin
     arrays: Arrays
     dims: Mapping[str, int] = field(default_factory=dict)
+    follows: str = ""
+
+    def entry(self) -> dict[str, Any]:
+        """What `cases.json` says of it."""
+        told = {"name": self.name, "origin": self.origin, "dims": dict(self.dims)}
+        return {**told, "follows": self.follows} if self.follows else told
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], arrays: Arrays) -> Case:
+        """The inverse of `entry`."""
+        return cls(
+            name=entry["name"],
+            origin=entry["origin"],
+            arrays=arrays,
+            dims=entry["dims"],
+            follows=entry.get("follows", ""),
+        )
 
 
 def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
@@ -77,9 +96,7 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
         strings = [key for key, value in case.arrays.items() if value.dtype.kind == "O"]
         stored = {key: _stored(key, value) for key, value in case.arrays.items()}
         save_file(stored, out / name, metadata=metadata(strings))
-        entries.append(
-            {"name": case.name, "origin": case.origin, "file": name, "dims": dict(case.dims)}
-        )
+        entries.append({**case.entry(), "file": name})
     write_json(out / "cases.json", entries)
     return dict(Counter(entry["origin"] for entry in entries))
 
@@ -87,12 +104,7 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
 def read_cases(tree: Path) -> Iterator[Case]:
     """The cases of a tree in order, each read when it is asked for."""
     for entry in json.loads((tree / "cases.json").read_text(encoding="utf-8")):
-        yield Case(
-            name=entry["name"],
-            origin=entry["origin"],
-            arrays=read_tensors(tree / entry["file"]),
-            dims=entry["dims"],
-        )
+        yield Case.of(entry, read_tensors(tree / entry["file"]))
 
 
 def synthetic(
@@ -133,11 +145,11 @@ def adversarial(signature: Signature) -> Iterator[Case]:
         yield Case(name=f"adversarial {name}", origin="adversarial", arrays=arrays, dims=dims)
 
 
-def example(signature: Signature) -> Arrays:
+def example(signature: Signature, *, seed: int | Sequence[int] = 0) -> Arrays:
     """Synthetic inputs for an exporter that must not mistake a dynamic size for a fixed one:
     every dynamic size is at least 2 and unlike the others, where the declared ranges allow it.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     dims = _small(signature)
     return {tensor.name: _drawn(tensor, dims, random) for tensor in signature.inputs}
 

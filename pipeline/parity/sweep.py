@@ -17,6 +17,7 @@ from crosscast.pipeline.parity.samples import (
     dynamic_dims,
     synthetic,
 )
+from crosscast.pipeline.parity.streams import streamed
 from crosscast.pipeline.signature import STRING, Signature
 
 TEXT_CASES = 12
@@ -28,7 +29,8 @@ STACKED_CASES = 8
 
 def parity_cases(real: Iterable[Case], *, signature: Signature) -> Iterator[Case]:
     """Real cases as they are, then what makes them a proof: batch sizes, other dynamic sizes,
-    adversarial rows. Synthetic ones take the place of real ones where there are none.
+    steps of a stream, adversarial rows. Synthetic ones take the place of real ones where there are
+    none.
     """
     stack: list[Case] = []
     seen: set[int] = set()
@@ -43,6 +45,7 @@ def parity_cases(real: Iterable[Case], *, signature: Signature) -> Iterator[Case
     if not stack or set(dynamic_dims(signature)) - {batch}:
         texts = any(tensor.dtype == STRING for tensor in signature.inputs)
         yield from synthetic(signature, least=TEXT_CASES if texts else SYNTHETIC_CASES)
+    yield from streamed(stack, signature=signature)
     yield from adversarial(signature)
 
 

@@ -14,6 +14,7 @@ from crosscast.pipeline.errors import CrosscastError, StageError
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.conditioning import ROUNDOFF, noise, rounded
 from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases
+from crosscast.pipeline.parity.streams import require_fed, resumed, states
 from crosscast.pipeline.parity.tensors import encoded
 from crosscast.pipeline.parity.vectors import DTYPES, Vector, write_vectors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, dtype_name
@@ -27,8 +28,8 @@ from crosscast.targets.base import Session
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write the vectors, the cases and the signature completed with the outputs.
 
-    Raises StageError where the source refuses a case, is not deterministic, or changes its outputs
-    from case to case.
+    Raises StageError where the source refuses a case, is not deterministic, changes its outputs
+    from case to case, or does not give what a state is `fed_by`.
     """
     source = options["source"]
     module = open_source(source)
@@ -38,15 +39,22 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     layout = common_layout(session.outputs) or common_layout(signature.inputs)
     seen = _Seen(signature, layout)
     out.mkdir(parents=True, exist_ok=True)
-    write_vectors(out, _vectors(session, read_cases(inputs["samples"]), seen))
+    cases = read_cases(inputs["samples"])
+    write_vectors(out, _vectors(session, cases, seen, own=states(signature)))
     write_json(out / "signature.json", seen.signature().to_json())
     notes = {"non_finite": seen.non_finite} if seen.non_finite else {}
     return StageResult(dependencies=module.dependencies(), notes=notes)
 
 
-def _vectors(session: Session, cases: Iterator[Case], seen: _Seen) -> Iterator[Vector]:
-    for index, case in enumerate(cases):
+def _vectors(
+    session: Session, cases: Iterator[Case], seen: _Seen, *, own: Mapping[str, str]
+) -> Iterator[Vector]:
+    answers: dict[str, Arrays] = {}
+    for index, given in enumerate(cases):
+        case = resumed(given, answers, own=own)
         outputs = _answer(session, case)
+        require_fed(case, outputs, own=own)
+        answers = {case.name: outputs}
         if index == 0:
             _require_same(outputs, _answer(session, case))
         seen.add(case, outputs)

@@ -18,6 +18,7 @@ from crosscast.pipeline.parity.conditioning import floor_db
 from crosscast.pipeline.parity.io import delivered, given, restored
 from crosscast.pipeline.parity.metrics import Extent, Numbers, compare
 from crosscast.pipeline.parity.samples import Case
+from crosscast.pipeline.parity.streams import resumed, states
 from crosscast.pipeline.parity.tolerance import Tolerance, is_gated, tolerance
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
 from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
@@ -96,6 +97,7 @@ def verify(
         baseline=baseline,
         precision=held.delivered,
         limits=limits,
+        own=states(signature),
     )
     problems = trial.declared()
     try:
@@ -129,7 +131,11 @@ def _asked(artifact: Path, asked: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
-    """An artifact's session beside what it has to agree with."""
+    """An artifact's session beside what it has to agree with.
+
+    own: which outputs feed which inputs (see `states`). answers: those outputs of the last case, in
+    the source's layout and dtypes.
+    """
 
     session: Session
     signature: Signature
@@ -141,7 +147,9 @@ class _Trial:
     baseline: Baseline
     precision: str
     limits: Tolerance
+    own: Mapping[str, str]
     refused: dict[str, list[str]] = field(default_factory=dict)
+    answers: dict[str, Arrays] = field(default_factory=dict)
 
     def refusals(self) -> list[str]:
         """What the runtime said against running cases, each once."""
@@ -180,11 +188,12 @@ class _Trial:
 
     def rows(self, vector: Vector, problems: list[str]) -> Iterator[Row]:
         """The comparison of each output of a case; a refusal to run goes to `refused`."""
-        case = vector.case
+        case = resumed(vector.case, self.answers, own=self.own)
         wanted = permute(vector.outputs, tensors=self.signature.outputs, layout=self.layout)
         try:
             got = self.session.run(self._inputs(case))
             found = self._restored(got)
+            self._keep(case, found)
         except (MemoryError, Unproven):
             raise
         except Exception as error:  # noqa: BLE001 - the artifact must take every case
@@ -194,6 +203,16 @@ class _Trial:
         for tensor in self.signature.outputs:
             noise = vector.noise.get(self.precision, {}).get(tensor.name)
             yield self._row(case, tensor.name, wanted, found, noise)
+
+    def _keep(self, case: Case, found: Arrays) -> None:
+        """Hold the state that the artifact leaves, for a case that follows."""
+        named = {*self.own.values()} & {*found}
+        fed = [tensor for tensor in self.signature.outputs if tensor.name in named]
+        for tensor in fed:
+            its = tensor.permuted(self.layout)
+            found = permute(found, tensors=(its,), layout=tensor.layout)
+        self.answers.clear()
+        self.answers[case.name] = {tensor.name: found[tensor.name] for tensor in fed}
 
     def _named(self, found: list[str]) -> list[str]:
         """What is wrong with the names of outputs and their order."""
