@@ -120,9 +120,9 @@ def fed_by(state: Tensor, outputs: Sequence[Tensor]) -> str:
     """The output that is the next value of a state, where the names of both say so and shape and
     dtype are the same; empty where they do not, or two outputs could be.
     """
-    if not (STATE.search(state.name) or PAST.match(state.name)):
+    if not is_state(state.name):
         return ""
-    stem = BEFORE.sub("", _plain(state.name))
+    stem = _stem(state.name)
     names = {_plain(state.name), *(form.format(stem) for form in AFTER)}
     found = [
         output.name
@@ -131,6 +131,15 @@ def fed_by(state: Tensor, outputs: Sequence[Tensor]) -> str:
         and (output.shape, output.dtype) == (state.shape, state.dtype)
     ]
     return found[0] if len(found) == 1 else ""
+
+
+def is_state(name: str) -> bool:
+    """Whether an input is called like something that is carried from call to call."""
+    return any(map(STATE.search, (name, _stem(name)))) or bool(PAST.match(name))
+
+
+def _stem(name: str) -> str:
+    return BEFORE.sub("", _plain(name), count=1)
 
 
 def _plain(name: str) -> str:

@@ -47,7 +47,7 @@ def look(keys: Mapping[str, Any]) -> Facts:
 
 def _fed(facts: Facts, kind: str) -> Facts:
     """The facts with what feeds the states, where an input is called like one."""
-    if not any(names.STATE.search(one.name) or names.PAST.match(one.name) for one in facts.inputs):
+    if not any(names.is_state(one.name) for one in facts.inputs):
         return facts
     source = SOURCES_SCHEMA[kind].model_validate(facts.source).to_source()
     signature = facts.signature(SOURCES_SCHEMA[kind].layout)
