@@ -69,10 +69,18 @@ class Extent:
         if array.dtype.kind not in "fiub":
             return cls(finite=array.size)
         values = _finite(array)
-        return cls.each(values[None])[0] if values.size else cls()
+        return cls._rows(values[None])[0] if values.size else cls()
 
     @classmethod
-    def each(cls, rows: Floats) -> list[Extent]:
+    def each(cls, arrays: Sequence[NDArray[Any]]) -> list[Extent]:
+        """Of each of several arrays of one shape and dtype."""
+        rows = np.stack(arrays)
+        if rows.size and rows.dtype.kind == "f" and np.isfinite(rows).all():
+            return cls._rows(_flat(rows))
+        return [cls.of(array) for array in arrays]
+
+    @classmethod
+    def _rows(cls, rows: Floats) -> list[Extent]:
         """Of each row of [n, elements], all of them finite and at least one."""
         found = zip(rows.min(1).tolist(), rows.max(1).tolist(), _rms(rows).tolist(), strict=True)
         return [cls(low=low, high=high, rms=rms, finite=rows.shape[1]) for low, high, rms in found]
@@ -151,11 +159,7 @@ def measured(references: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]) 
         if wanted.dtype.kind != "f":
             return _unequal(wanted, got)
         if wanted.size and np.isfinite(wanted).all() and np.isfinite(got).all():
-            shares = _agreement(wanted, got)
-            return [
-                replace(one, agreement=share)
-                for one, share in zip(_distances(_flat(wanted), _flat(got)), shares, strict=True)
-            ]
+            return _distances(_flat(wanted), _flat(got), _agreement(wanted, got))
     return [_alone(one, other) for one, other in zip(references, given, strict=True)]
 
 
@@ -167,12 +171,11 @@ def _alone(reference: NDArray[Any], got: NDArray[Any]) -> Measured:
         return Measured(own=own, elements=elements, problem=problem)
     if reference.dtype.kind != "f":
         return _unequal(reference[None], got[None])[0]
-    agreement = _agreement(reference[None], got[None])[0]
+    shares = _agreement(reference[None], got[None])
     wanted, given = _finite(reference), _finite(got)
     if not wanted.size:
-        return Measured(own=own, elements=elements, noise=0.0, cosine=1.0, agreement=agreement)
-    (one,) = _distances(wanted[None], given[None])
-    return replace(one, elements=elements, agreement=agreement)
+        return Measured(own=own, elements=elements, noise=0.0, cosine=1.0, agreement=shares[0])
+    return replace(_distances(wanted[None], given[None], shares)[0], elements=elements)
 
 
 def _unequal(wanted: NDArray[Any], given: NDArray[Any]) -> list[Measured]:
@@ -185,19 +188,22 @@ def _unequal(wanted: NDArray[Any], given: NDArray[Any]) -> list[Measured]:
     ]
 
 
-def _distances(wanted: Floats, given: Floats) -> list[Measured]:
-    """Of finite floats, [n, elements] each, row by row."""
+def _distances(wanted: Floats, given: Floats, shares: Sequence[float | None]) -> list[Measured]:
+    """Of finite floats, [n, elements] each, row by row. shares: the agreement of each row."""
     unit = np.maximum(_peaks(wanted), _peaks(given))
     scale = np.where(unit, unit, 1.0)[:, None]
     error = given / scale - wanted / scale
     found = zip(
-        Extent.each(wanted), unit.tolist(), _rms(error).tolist(), _peaks(error).tolist(),
-        _cosines(wanted, given).tolist(), strict=True,
+        Extent._rows(wanted), unit.tolist(), _rms(error).tolist(), _peaks(error).tolist(),
+        _cosines(wanted, given).tolist(), shares, strict=True,
     )  # fmt: skip
     return [
-        Measured(own=own, elements=wanted.shape[1], unit=top, noise=noise, peak=peak, cosine=cosine)
-        for own, top, noise, peak, cosine in found
-    ]
+        Measured(
+            own=own, elements=wanted.shape[1], unit=top, noise=noise, peak=peak, cosine=cosine,
+            agreement=agreement,
+        )
+        for own, top, noise, peak, cosine, agreement in found
+    ]  # fmt: skip
 
 
 def _structure(reference: NDArray[Any], got: NDArray[Any]) -> str:

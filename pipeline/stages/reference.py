@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import CrosscastError, StageError
 from crosscast.pipeline.manifest import write_json
-from crosscast.pipeline.parity.conditioning import ROUNDOFF, noise, rounded
+from crosscast.pipeline.parity.conditioning import MEASURED, noise, rounded
 from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases
 from crosscast.pipeline.parity.streams import require_fed, resumed, states
 from crosscast.pipeline.parity.tensors import encoded
@@ -50,6 +50,7 @@ def _vectors(
     session: Session, cases: Iterator[Case], seen: _Seen, *, own: Mapping[str, str]
 ) -> Iterator[Vector]:
     answers: dict[str, Arrays] = {}
+    beside = _Rounded(session, own)
     for index, given in enumerate(cases):
         case = resumed(given, answers, own=own)
         outputs = _answer(session, case)
@@ -58,19 +59,28 @@ def _vectors(
         if index == 0:
             _require_same(outputs, _answer(session, case))
         seen.add(case, outputs)
-        measured = _noise(session, case, outputs) if case.origin == "adversarial" else {}
-        yield Vector(case=case, outputs=outputs, noise=measured)
+        yield Vector(case=case, outputs=outputs, noise=beside.noise(case, outputs))
 
 
-def _noise(session: Session, case: Case, outputs: Arrays) -> dict[str, dict[str, float]]:
-    """What rounding the inputs changes of the outputs, by precision."""
-    found: dict[str, dict[str, float]] = {}
-    for precision in ROUNDOFF:
-        inputs = rounded(case.arrays, precision=precision, seed=len(case.name))
-        again = _answer(session, replace(case, arrays=inputs))
-        if measured := noise(outputs, again):
-            found[precision] = measured
-    return found
+class _Rounded:
+    """The source beside itself with rounded inputs, on a stream from its own state then."""
+
+    def __init__(self, session: Session, own: Mapping[str, str]) -> None:
+        self._session = session
+        self._own = own
+        self._answers: dict[str, dict[str, Arrays]] = {}
+
+    def noise(self, case: Case, outputs: Arrays) -> dict[str, dict[str, float]]:
+        """What rounding changes of the outputs, by precision."""
+        found: dict[str, dict[str, float]] = {}
+        for precision in MEASURED.get(case.origin, ()):
+            before = resumed(case, self._answers.get(precision, {}), own=self._own)
+            inputs = rounded(before.arrays, precision=precision, seed=len(case.name))
+            again = _answer(self._session, replace(case, arrays=inputs))
+            self._answers[precision] = {case.name: again}
+            if measured := noise(outputs, again):
+                found[precision] = measured
+        return found
 
 
 def _answer(session: Session, case: Case) -> Arrays:

@@ -177,6 +177,27 @@ def test_errors_that_build_up_in_the_state_show_in_a_stream_only(
     assert "case 'streamed 7'" in found.reason
 
 
+def chaotic(inputs: Arrays) -> Arrays:
+    """Twice the state, folded back: what rounding changes doubles from step to step."""
+    left = inputs["h"] * 2 + inputs["x"][:, :, None, None]
+    left = (left - np.rint(left)).astype(np.float32)
+    return {"y": left.sum((2, 3)), "left": left}
+
+
+def test_what_the_source_itself_loses_on_a_stream_is_measured(
+    proven: Callable[..., Verdict], tmp_path: Path
+) -> None:
+    proven(chaotic, source=chaotic)
+    stream = [
+        vector.noise
+        for vector in read_reference(tmp_path / "reference")
+        if vector.case.origin == "streamed"
+    ]
+    assert set(stream[0]) == {"fp32", "fp16", "int8", "int4"}
+    first, last = (one["fp16"]["left"] for one in (stream[0], stream[-1]))
+    assert last > 30 * first
+
+
 def test_without_a_stream_they_would_pass(proven: Callable[..., Verdict]) -> None:
     alone = replace(SIGNATURE, inputs=(X, replace(STATE, fed_by=None)))
     assert proven(drifting, signature=alone).status == "passed"
