@@ -1,10 +1,10 @@
 """What `verify` costs beside a bare loop over the runtime, in the same run.
 
-Builds each artifact, repeats its real cases to SAMPLES, and times the whole verdict (the audit,
-loading, reading, running, measuring, judging) against a loop that loads the artifact in its runtime,
-reads the inputs from the same file and runs them one by one, in one thread as well. Prints medians
-and the ratio. Fails where it is over LIMIT and a run takes SHORTEST or more: below, most of the time
-is what Python takes to call anything.
+Builds each artifact, repeats its real cases, and times the whole verdict (audit, loading, reading,
+running, measuring, judging) against a loop that loads the artifact in its runtime, reads the inputs
+from the same file and runs them one by one, in one thread as well. Prints medians and the ratio.
+Fails where it is over LIMIT and a run takes SHORTEST or more: below, most of the time is what
+Python takes to call anything.
 """
 
 import argparse

@@ -85,7 +85,7 @@ class Stacking:
 
     def parts(self, cases: Sequence[Case]) -> Iterator[list[Case]]:
         """The cases, of equal shapes, in runs of as many as there may be."""
-        most = max(1, self.rows // self._size(cases[0]))
+        most = max(1, self.rows // self._size(cases[0])) if cases else 1
         for start in range(0, len(cases), most):
             yield list(cases[start : start + most])
 

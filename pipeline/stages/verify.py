@@ -248,10 +248,11 @@ class _Trial:
         are run several at a time, but for the first of them.
         """
         cases = [vector.case for vector in group]
-        alone = cases if stacking is None or cases[0].origin != "real" else cases[:1]
-        yield from map(self._answer, alone)
-        rest = cases[len(alone) :]
-        for part in stacking.parts(rest) if stacking and rest else ():
+        if stacking is None or cases[0].origin != "real":
+            yield from map(self._answer, cases)
+            return
+        yield self._answer(cases[0])
+        for part in stacking.parts(cases[1:]):
             yield from self._together(part, stacking)
 
     def _together(self, part: Sequence[Case], stacking: Stacking) -> Iterator[Arrays | None]:
