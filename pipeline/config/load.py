@@ -40,6 +40,7 @@ def load(
     document.read(_text(Path(path)))
     _check_source(document)
     _check_inputs(document)
+    _check_fed(document)
     _check_targets(document, targets)
     config = validated(document, config_model(targets), context={"path": Path(path).absolute()})
     if config is not None:
@@ -115,6 +116,18 @@ def _check_inputs(document: Document) -> None:
             elif key in dims and document.get(first.setdefault(key, loc)) != entry[key]:
                 other = f"{document.shown(first[key])} of {dotted(first[key][:-1])}"
                 document.add(loc, f"differs from {other}; a dimension has one range")
+
+
+def _check_fed(document: Document) -> None:
+    """Outputs that the config names are known here; others only when the source has run."""
+    outputs = document.get(("outputs",))
+    if not isinstance(outputs, list):
+        return
+    for name, entry in document.mapping("inputs").items():
+        fed_by = entry.get("fed_by") if isinstance(entry, dict) else None
+        if isinstance(fed_by, str) and fed_by and fed_by not in outputs:
+            what = f"'{fed_by}' is none of the `outputs`{did_you_mean(fed_by, outputs)}"
+            document.add(("inputs", name, "fed_by"), what)
 
 
 def _check_targets(document: Document, targets: Mapping[str, Target]) -> None:

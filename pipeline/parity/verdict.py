@@ -272,11 +272,15 @@ def _badness(row: Row) -> tuple[bool, bool, float, float]:
 def _rounded(row: Row) -> Row:
     """Fewer digits than the last bits of threaded sums can reach."""
     numbers = row.numbers
-    return replace(
-        row,
+    return Row(
+        case=row.case,
+        output=row.output,
+        origin=row.origin,
+        gated=row.gated,
         floor_db=_digits(row.floor_db, ".0f"),
-        numbers=replace(
-            numbers,
+        numbers=Numbers(
+            problem=numbers.problem,
+            elements=numbers.elements,
             snr_db=_digits(numbers.snr_db, ".1f"),
             max_error=_digits(numbers.max_error, ".2g"),
             cosine=_digits(numbers.cosine, ".5f"),

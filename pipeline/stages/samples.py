@@ -18,10 +18,10 @@ from crosscast.pipeline.parity.npz import open_npz
 from crosscast.pipeline.parity.samples import (
     Case,
     assumed_ranges,
-    parity_cases,
     synthetic,
     write_cases,
 )
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.preprocess import Preprocessing
 from crosscast.pipeline.signature import Layout, Signature, permute
 from crosscast.pipeline.sources import open_source

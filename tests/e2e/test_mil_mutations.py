@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscast.pipeline.parity.samples import parity_cases
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.vectors import Vector
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Signature, Tensor

@@ -543,6 +543,16 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
         ["7:35: inputs.b.n: differs from [1, 2] of inputs.a; a dimension has one range"],
     ),
     (
+        "outputs: [y, left]\ninputs:\n"
+        "  h: {shape: [1], dtype: float32, fed_by: left}\n"
+        "  c: {shape: [1], dtype: float32, fed_by: lefd}\n"
+        "  d: {shape: [1], dtype: float32, fed_by: ''}\n",
+        [
+            "8:43: inputs.c.fed_by: 'lefd' is none of the `outputs`; did you mean 'left'?",
+            "9:43: inputs.d.fed_by: expected text, got ''",
+        ],
+    ),
+    (
         "inputs:\n"
         "  a: {shape: [1], dtype: bool, range: [0, 1], layout: nhwc}\n"
         "  b: {shape: [1], dtype: uint8, range: [-1, 300]}\n"

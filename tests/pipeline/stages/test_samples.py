@@ -75,9 +75,9 @@ def samples():
 def test_a_function_gives_real_cases(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = stage(out, user_file(tmp_path, TWO))
-    assert origins(out) == ["real"] * 2 + ["swept"] * 2 + ["adversarial"] * 4
+    assert origins(out) == ["real"] * 2 + ["swept"] * 2 + ["adversarial"] * 5
     assert str(tmp_path / "user.py") in result.dependencies
-    assert result.notes["cases"] == {"real": 2, "swept": 2, "adversarial": 4}
+    assert result.notes["cases"] == {"real": 2, "swept": 2, "adversarial": 5}
 
 
 def test_calibration_takes_real_cases_only(tmp_path: Path) -> None:
