@@ -16,7 +16,8 @@ import pytest
 from crosscast.pipeline import sources
 from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.manifest import write_json
-from crosscast.pipeline.parity.samples import Case, parity_cases, write_cases
+from crosscast.pipeline.parity.samples import Case, write_cases
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
