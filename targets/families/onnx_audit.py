@@ -51,7 +51,7 @@ def audit(held: Held) -> Precision:
         delivered=delivered,
         weights=dict(sorted(weights.items())),
         operators=computing(held),
-        problems=tuple(problems(held)),
+        problems=tuple(problems(held, factors=_factors(held))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from crosscast.targets.families.onnx_held import Held, Node
@@ -39,10 +39,14 @@ PLACES: Mapping[str, Sequence[Place]] = {
 negative, and 0 for a block of zeros."""
 
 
-def problems(held: Held) -> Iterator[str]:
-    """What is wrong with the parameters that are constants, one line each."""
-    said = dict.fromkeys(line for one in _parameters(held) for line in one.problems())
-    yield from said
+def problems(held: Held, *, factors: Set[str] = frozenset()) -> Iterator[str]:
+    """What is wrong with the parameters that are constants, one line each.
+
+    factors: what stored numbers, or sums of their products, are multiplied with.
+    """
+    yield from dict.fromkeys(line for one in _parameters(held) for line in one.problems())
+    for name in sorted(factors & held.constants.keys()):
+        yield from Parameters(tensor=name, scales=held.read(name)).problems() if held.read else ()
 
 
 def _parameters(held: Held) -> Iterator[Parameters]:
