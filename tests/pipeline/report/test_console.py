@@ -34,6 +34,8 @@ FAILED = StepFailed(
     message="died of SIGSEGV\n  at here",
     fix="mend it",
     log="/logs/x.log",
+    repeat="python /repro/run.py",
+    size=3 * 2**20,
 )
 SKIPPED = StepSkipped(step="verify onnx", because="convert onnx")
 ENDED = TargetFinished(target="onnx", status="passed", reason="120 dB", artifact="out/onnx")
@@ -55,6 +57,7 @@ def test_plain_lines_say_what_ended() -> None:
         "  at here",
         "        fix: mend it",
         "        log: /logs/x.log",
+        "        repeat it alone (3.0 MiB): python /repro/run.py",
         "note    installing x",
     ]
 
