@@ -106,6 +106,16 @@ def test_json_lines_hold_every_event_and_field() -> None:
     }
 
 
+def test_the_summary_says_how_to_repeat_a_failed_verdict() -> None:
+    wrong = TargetFinished(
+        target="onnx", status="failed", reason="3 dB", artifact="", repeat="python run.py"
+    )
+    assert summary([wrong]).splitlines() == [
+        "onnx  failed: 3 dB  (nothing delivered)",
+        "      repeat it alone: python run.py",
+    ]
+
+
 def test_the_summary_lines_up() -> None:
     lost = TargetFinished(
         target="tflite-int8", status="error", reason="no calibration", artifact=""
