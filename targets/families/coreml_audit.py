@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosscast.pipeline.errors import Unproven
+from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.targets.base import Computing, Delivered, Precision
 from crosscast.targets.families.coreml import MODEL, SPEC, spec_of
 from crosscast.targets.families.parameters import Parameters
@@ -130,22 +130,25 @@ class Audited:
         points, axis = self.value(operation, point), self.value(operation, "axis")
         if scales is None:
             return None
+        levels_of = points if held is None else held
         by_channel = held is not None and axis is not None and scales.size > 1
         return Parameters(
             tensor=name,
             scales=scales,
             points=points,
-            dtype="int8" if held is None else held.dtype.name,
+            dtype="int8" if levels_of is None else levels_of.dtype.name,
             channels=held.shape[int(axis)] if by_channel else None,
             levels=held,
         )
 
     def value(self, operation: Any, parameter: str) -> Any:
-        """What is given for a parameter, as an array; None where it is computed, or left out."""
+        """What is given for a parameter, as an array; None where it is computed, left out, or
+        cannot be read, which the runtime says.
+        """
         message = self.given(operation, parameter)
         try:
             return None if message is None else self.reader.constant(message).value
-        except Unproven:
+        except (StageError, Unproven):
             return None
 
     def given(self, operation: Any, parameter: str) -> Any:

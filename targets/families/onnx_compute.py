@@ -42,8 +42,8 @@ CLIPPED = ("Relu", "Clip")
 """What may lie between such an operator and QuantizeLinear, whose range does the same."""
 
 KEPT = (
-    "DequantizeLinear", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten",
-    "Identity",
+    "DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze",
+    "Flatten", "Identity",
 )  # fmt: skip
 """What weights go through on their way to an operator."""
 
@@ -84,7 +84,7 @@ class _Graph:
         for precision, size in self._weights(node):
             sizes[precision] += size
         return Computing(
-            name=node.name or node.outputs[0],
+            name=node.name or next(filter(None, node.outputs), node.operator),
             operator=node.operator,
             arithmetic="int8" if self._in_integers(node) else self._float(node),
             stored=sizes.most_common(1)[0][0] if sizes else None,

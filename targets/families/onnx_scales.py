@@ -38,6 +38,9 @@ PLACES: Mapping[str, Sequence[Place]] = {
 """Where operators take them. Those that keep numbers in blocks are not among them: theirs may be
 negative, and 0 for a block of zeros."""
 
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
+"""dtypes of levels that lie in a byte or more each."""
+
 
 def problems(held: Held, *, factors: Set[str] = frozenset()) -> Iterator[str]:
     """What is wrong with the parameters that are constants, one line each.
@@ -70,14 +73,14 @@ def _at(held: Held, node: Node, place: Place) -> Parameters:
         points=points,
         dtype="uint8" if points is None else points.dtype.name,
     )
-    if name not in held.constants or node.operator == "QuantizeLinear":
+    dtype = held.constants.get(name, ("", 0))[0]
+    if dtype not in INTEGERS or node.operator == "QuantizeLinear":
         return made
     levels = held.read(name)
     if node.operator == "DequantizeLinear":
         axis = node.numbers.get("axis", 1)
-    if axis is not None and levels.ndim:
-        made = replace(made, channels=levels.shape[axis])
-    return replace(made, dtype=held.constants[name][0], levels=levels)
+    channels = levels.shape[axis] if made.scales.size > 1 and axis is not None else None
+    return replace(made, dtype=dtype, levels=levels, channels=channels)
 
 
 def _given(node: Node, index: int) -> str:

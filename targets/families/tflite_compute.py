@@ -99,7 +99,7 @@ def _parameters(made: Any, tensor: Any) -> Parameters | None:
     if held is None or held.scale is None or not len(held.scale) or dtype not in LEVELS:
         return None
     shape, data = files.signature_of(tensor), files.data_of(made, tensor)
-    by_channel = len(held.scale) > 1 and held.quantizedDimension < len(shape)
+    by_channel = data is not None and len(held.scale) > 1 and held.quantizedDimension < len(shape)
     return Parameters(
         tensor=files.text(tensor.name),
         scales=np.asarray(held.scale),
