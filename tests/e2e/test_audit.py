@@ -76,7 +76,9 @@ def test_onnx_weights_alone(built: Path, tmp_path: Path) -> None:
     onnx_int8_dynamic.quantize(model=built / "onnx", options={}, samples=None, out=out)
     made = optimised(out, tmp_path)
     found = forms(onnx_int8_dynamic.precision(artifact=out))
-    assert found == {"int8 weights": sum(made[each] for each in ("Conv", "FusedConv", "MatMul"))}
+    assert found == {
+        "int8 weights": sum(made[each] for each in ("Conv", "FusedConv", "MatMul", "Gemm"))
+    }
 
 
 def test_tflite_operators_are_what_litert_reads(built: Path, tmp_path: Path) -> None:
