@@ -22,7 +22,7 @@ from verdicts import judged
 
 from crosscast.targets import TARGETS, onnx_int8_dynamic, ort, tflite_int8_dynamic
 from crosscast.targets.base import Precision
-from crosscast.targets.families import coreml_quantize, tflite_file
+from crosscast.targets.families import coreml, coreml_quantize, tflite_file
 
 pytestmark = pytest.mark.e2e
 
@@ -198,3 +198,30 @@ def test_a_zero_point_out_of_range_fails(built: Path, tmp_path: Path) -> None:
     verdict = judged(built / "tflite-int8", artifact, "tflite-int8")
     assert verdict.status == "failed"
     assert "has the zero point 300, out of -128 to 127 of int8" in verdict.reason.splitlines()[0]
+
+
+@pytest.mark.parametrize("system", ["iOS16", "iOS18"])
+def test_channels_near_zero_get_a_step(tmp_path: Path, system: str) -> None:
+    import coremltools
+    from coremltools.converters.mil import Builder
+
+    weight = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+    weight[3], weight[5] = 0, weight[5] * 1e-7
+    target = coremltools.target[system]
+
+    @Builder.program(input_specs=[Builder.TensorSpec(shape=(1, 32))], opset_version=target)
+    def product(x: Any) -> Any:
+        return Builder.linear(x=x, weight=weight, name="y")
+
+    half = tmp_path / "half"
+    half.mkdir()
+    coremltools.convert(product, minimum_deployment_target=target).save(
+        str(half / "model.mlpackage")
+    )
+    made = tmp_path / "int8"
+    coreml_quantize.to_int8(model=half, options={}, samples=None, out=made)
+    assert forms(TARGETS["coreml-int8"].precision(artifact=made)) == {"int8 weights": 1}
+    x = {"x": np.ones((1, 32), np.float32)}
+    wanted, found = (coreml.evaluated(artifact=tree).run(x)["y"][0] for tree in (half, made))
+    assert (found[[3, 5]] == 0).all()
+    np.testing.assert_allclose(found, wanted, atol=0.01 * np.abs(wanted).max())
