@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -74,20 +74,55 @@ def read_notes(tree: Path) -> dict[str, Any]:
     return notes
 
 
+BITS: Mapping[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+"""Of the numbers of a precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """An operator that sums products: a convolution, a matrix product, a recurrent or an attention
+    layer. They are nearly all of a network's arithmetic; sums, activations and the like are not
+    counted, nor are look-ups in tables, which compute nothing.
+
+    name: in the file. operator: its type there. arithmetic: what it multiplies in.
+    stored: what most bytes of its weights are kept in; None where it has none.
+    size: bytes of its weights.
+    """
+
+    name: str
+    operator: str
+    arithmetic: Delivered
+    stored: Delivered | None = None
+    size: int = 0
+
+    @property
+    def form(self) -> str:
+        """The arithmetic, as in "int8"; "int8 weights" where these are made wider for it."""
+        if self.stored and BITS[self.stored] < BITS[self.arithmetic]:
+            return f"{self.stored} weights"
+        return self.arithmetic
+
+    def fell_back(self, asked: str) -> bool:
+        """Whether it has weights, and neither keeps them nor computes in what was asked for."""
+        if self.stored is None:
+            return False
+        return min(BITS[self.stored], BITS[self.arithmetic]) > BITS[asked]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """The audit of what was delivered.
 
     delivered: the precision that holds most of the weights' bytes.
     weights: bytes of weights by dtype (numpy's names).
+    operators: those that compute, in the file's order.
+    problems: parameters of quantization that no quantizer may write, one line each.
     """
 
     delivered: Delivered
     weights: Mapping[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able form."""
-        return asdict(self)
+    operators: tuple[Computing, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 class Quantize(Protocol):

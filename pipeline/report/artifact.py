@@ -8,6 +8,9 @@ from typing import Any
 from crosscast.pipeline.parity.task import TaskResult
 from crosscast.targets.families import preprocessing
 
+NAMED = 3
+"""Operators that are named of those that fell back."""
+
 
 def describe(manifest: Mapping[str, Any]) -> str:
     """Files, inputs and outputs, precision and verdict of an artifact."""
@@ -65,10 +68,19 @@ def _samples(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _precision(precision: Mapping[str, Any] | None) -> list[str]:
+    """Weights by bytes, operators by what they compute in, and those that fell back."""
     if not precision:
         return []
     shares = ", ".join(f"{size} bytes {dtype}" for dtype, size in precision["weights"].items())
-    return [f"weights: {precision['delivered']} ({shares})"]
+    ops = ", ".join(f"{count} {form}" for form, count in precision.get("ops", {}).items())
+    wide = precision.get("fell_back", [])
+    named = ", ".join(f"{entry['name']} ({100 * entry['share']:.1f} %)" for entry in wide[:NAMED])
+    more = f" and {len(wide) - NAMED} more" if len(wide) > NAMED else ""
+    return [
+        f"weights: {precision['delivered']} ({shares})",
+        *([f"compute: {ops}"] if ops else []),
+        *([f"wider:   {named}{more}, than {precision['asked']}"] if wide else []),
+    ]
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

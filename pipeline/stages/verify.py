@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -26,7 +27,7 @@ from crosscast.pipeline.parity.streams import resumed, states
 from crosscast.pipeline.parity.task import SCORES, Accepted, Labelled, compared
 from crosscast.pipeline.parity.tolerance import Tolerance, excess, is_gated, tolerance
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
-from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
+from crosscast.pipeline.parity.verdict import Audit, FellBack, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described, own_files
@@ -82,7 +83,7 @@ def verify(
         problem = f"the artifact does not load: {_said(error)}"
         limits = tolerance(asked, options["parity"])
         return judge(audit=Audit(asked=asked, delivered=""), tolerance=limits, problems=[problem])
-    audit = Audit(asked=asked, delivered=held.delivered, weights=dict(held.weights))
+    audit = _audit(asked, held)
     limits = tolerance(held.delivered, options["parity"])
     if options["no_runtime"]:
         return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])
@@ -169,6 +170,28 @@ def _asked(artifact: Path, asked: str) -> str:
     """
     own: str = read_notes(artifact).get("precision", asked) if asked == "fp32" else asked
     return own
+
+
+def _audit(asked: str, held: Precision) -> Audit:
+    """What was found of a file, held against what was asked for."""
+    wide = [entry for entry in held.operators if entry.fell_back(asked)]
+    total = sum(entry.size for entry in held.operators)
+    return Audit(
+        asked=asked,
+        delivered=held.delivered,
+        weights=dict(held.weights),
+        ops=dict(sorted(Counter(entry.form for entry in held.operators).items())),
+        fell_back=tuple(
+            FellBack(
+                name=entry.name,
+                op=entry.operator,
+                precision=str(entry.stored),
+                share=round(entry.size / total, 4),
+            )
+            for entry in sorted(wide, key=lambda entry: -entry.size)
+        ),
+        problems=held.problems,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,22 @@ def test_a_manifest_as_text() -> None:
     ]
 
 
+def test_what_operators_compute_in_and_which_are_wider() -> None:
+    wide = [{"name": f"conv{index}", "share": 0.04, "op": "Conv"} for index in range(5)]
+    held = {
+        "asked": "int8",
+        "delivered": "int8",
+        "weights": {"int8": 9},
+        "ops": {"fp32": 5, "int8": 44},
+        "fell_back": wide,
+    }
+    assert describe(MANIFEST | {"precision": held}).splitlines()[2:5] == [
+        "weights: int8 (9 bytes int8)",
+        "compute: 5 fp32, 44 int8",
+        "wider:   conv0 (4.0 %), conv1 (4.0 %), conv2 (4.0 %) and 2 more, than int8",
+    ]
+
+
 def test_what_is_not_known_is_left_out() -> None:
     verdict = {"status": "passed", "reason": ""}
     lines = describe(MANIFEST | {"precision": None, "verdict": verdict}).splitlines()

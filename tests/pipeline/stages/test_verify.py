@@ -20,7 +20,7 @@ from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
 from crosscast.pipeline.stages.verify import run
-from crosscast.targets.base import Precision
+from crosscast.targets.base import Computing, Precision
 
 SIGNATURE = Signature(
     inputs=(
@@ -52,6 +52,7 @@ def verdict(
     source: Callable[[Arrays], Arrays] = truth,
     is_rounded: bool = False,
     real: Sequence[Case] = (),
+    held: Precision | None = None,
     **options: Any,
 ) -> Verdict:
     reference = tmp_path / "reference"
@@ -61,7 +62,7 @@ def verdict(
     write_json(reference / "signature.json", SIGNATURE.to_json())
     target = ModuleType("fake_target")
     target.open = lambda **_: opened()  # type: ignore[attr-defined]
-    held = Precision(delivered="fp32", weights={"float32": 8})
+    held = held or Precision(delivered="fp32", weights={"float32": 8})
     target.precision = lambda **_: held  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_target", target)
     settings = {
@@ -95,6 +96,32 @@ def test_an_honest_artifact_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.status == "passed"
     assert found.reason.startswith("synthetic inputs only: 3 synthetic, 5 adversarial")
     assert found.audit.weights == {"float32": 8}
+
+
+def test_operators_are_counted_and_those_that_fell_back_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Precision(
+        delivered="int8",
+        operators=(
+            Computing(name="a", operator="Conv", arithmetic="fp32", stored="fp32", size=10),
+            Computing(name="b", operator="Conv", arithmetic="fp32", stored="fp32", size=20),
+            Computing(name="c", operator="Gemm", arithmetic="fp32", stored="int8", size=70),
+            Computing(name="d", operator="Gemm", arithmetic="int8", stored="int8", size=100),
+            Computing(name="e", operator="MatMul", arithmetic="fp32"),
+        ),
+    )
+    audit = verdict(tmp_path, monkeypatch, held=held, precision_asked="int8").audit
+    assert audit.ops == {"fp32": 3, "int8": 1, "int8 weights": 1}
+    assert [(entry.name, entry.share) for entry in audit.fell_back] == [("b", 0.1), ("a", 0.05)]
+
+
+def test_bad_parameters_fail_an_artifact_that_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Precision(delivered="fp32", problems=("'w' has the scale nan",))
+    found = verdict(tmp_path, monkeypatch, held=held)
+    assert (found.status, found.reason) == ("failed", "'w' has the scale nan")
 
 
 @pytest.mark.parametrize(
