@@ -24,7 +24,7 @@ from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described
-from crosscast.targets.base import Precision, Session, classes, read_notes, remark
+from crosscast.targets.base import ADVICE, SAID, Precision, Session, classes, read_notes, remark
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -116,7 +116,17 @@ def verify(
         verdict = replace(verdict, reason="\n".join([verdict.reason, *said]))
     if verdict.status == "passed" and (told := remark(session)):
         verdict = replace(verdict, reason=f"{verdict.reason}; {told}")
+    verdict = _told(verdict, read_notes(artifact))
     return replace(verdict, quantization=trial.quantization())
+
+
+def _told(verdict: Verdict, notes: Mapping[str, Any]) -> Verdict:
+    """The verdict with what the artifact's makers have to say: of what passed, how it came to it,
+    and of what failed, what to try.
+    """
+    key, joint = (SAID, "; ") if verdict.status == "passed" else (ADVICE, "\n")
+    said = notes.get(key) if verdict.status in ("passed", "failed") else ""
+    return replace(verdict, reason=f"{verdict.reason}{joint}{said}") if said else verdict
 
 
 def _asked(artifact: Path, asked: str) -> str:

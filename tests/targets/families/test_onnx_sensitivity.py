@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from crosscast.pipeline.parity.samples import Case, write_cases
+from crosscast.targets.base import KEPT
 from crosscast.targets.families import onnx_dynamic, onnx_int8
 from crosscast.targets.families.onnx_bias import means
 from crosscast.targets.families.onnx_calibrate import Measured
 from crosscast.targets.families.onnx_sensitivity import (
     GATE,
-    KEPT,
     Kept,
     Search,
     Trial,
@@ -130,9 +130,13 @@ def test_only_what_harms_stays_in_float(harmful: str) -> None:
         gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
         weights=lambda: pytest.fail("activations do"),
     )
-    result, kept = search.found()
+    result, found = search.found()
     assert result is model
-    assert kept == Kept(True, frozenset({harmful}))
+    assert found.kept == Kept(True, frozenset({harmful}))
+    assert found.alone[harmful].worst < min(
+        room.worst for name, room in found.alone.items() if name != harmful
+    )
+    assert found.rooms[0].worst < 0 < found.rooms[1].worst
     assert tried[0] == Kept()
 
 
@@ -145,7 +149,8 @@ def test_what_has_room_is_left_alone() -> None:
         gates=lambda _: pytest.fail("nothing has to be ranked"),
         weights=lambda: pytest.fail("nothing has to be ranked"),
     )
-    assert search.found() == (model, Kept())
+    result, found = search.found()
+    assert (result, found.kept, found.alone) == (model, Kept(), {})
 
 
 def place(tmp_path: Path, model: Any, samples: list[dict[str, Any]]) -> tuple[Path, Path]:
@@ -193,8 +198,9 @@ def test_what_was_kept_is_told(tmp_path: Path, quantize: Any) -> None:
     notes = out / "notes.json"
     kept = json.loads(notes.read_text())[KEPT] if notes.exists() else {}
     if quantize is onnx_int8.quantize:
-        assert kept["biases"] == "corrected"
-        assert kept["activations"]
+        assert kept["operators"].keys() == {"convolution"}
+        assert kept["room_db"]["int8"] < 0 < kept["room_db"]["delivered"]
+        assert kept["bytes"]["delivered"] == (out / "model.onnx").stat().st_size
 
 
 def test_means_are_those_of_channels() -> None:
