@@ -14,6 +14,9 @@ from crosscast.targets.families.sensitivity import Room
 NAMED = 3
 """Operators that a line names; the manifest has all."""
 
+FORMS = {"delivered": "so", "int8": "all in int8", "float": "in float"}
+"""Sizes that are told, and how a line says it."""
+
 
 class RepairOptions(Options):
     """What is done where int8 does not do."""
@@ -64,9 +67,9 @@ def told(
     }
     return {
         KEPT: {key: value for key, value in kept.items() if value},
-        SAID: f"all in int8, the worst calibration sample is {distance(before)}, as delivered "
-        f"{distance(after)}: {_done(how, _stays(operators, total, weights))}; "
-        + ", ".join(f"{size / 1e6:.2f} MB {_as(form)}" for form, size in sizes.items()),
+        SAID: f"{_done(how, _stays(operators, total, weights))}: the worst calibration sample is "
+        f"{distance(after)}, all in int8 {distance(before)}; "
+        + ", ".join(f"{_size(sizes[form])} {what}" for form, what in FORMS.items()),
         ADVICE: f"what stays in float was chosen on calibration samples, the worst of which is "
         f"{distance(after)}, and never on those that judge: add calibration samples that are more "
         "like the failing case",
@@ -75,12 +78,14 @@ def told(
 
 def _stays(operators: Mapping[str, str], total: int, weights: Mapping[str, str]) -> str:
     kinds = ((f"of {total} operators", operators), ("weights", weights))
-    parts = [f"{len(names)} {kind} ({_some(list(names))})" for kind, names in kinds if names]
-    return f"{' and '.join(parts)} in float" if parts else ""
+    parts = [
+        f"{len(names)} {kind} in float ({_some(list(names))})" for kind, names in kinds if names
+    ]
+    return " and ".join(parts)
 
 
 def _done(how: Mapping[str, str], stays: str) -> str:
-    fitted = "weights and biases are fitted to samples" if "biases" in how else ""
+    fitted = "biases fitted to samples" if "biases" in how else ""
     return ", ".join(text for text in (fitted, stays) if text)
 
 
@@ -89,8 +94,8 @@ def _some(names: list[str]) -> str:
     return ", ".join([*names[:NAMED], *more])
 
 
-def _as(form: str) -> str:
-    return form if form == "delivered" else f"in {form}"
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def _number(room_db: float) -> float | None:
