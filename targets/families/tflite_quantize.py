@@ -118,7 +118,7 @@ def to_int8(
     whole = files.read(model / FILE)
     io = options.get("io")
     work = _Static(model / FILE, EVERY if io else operators, samples)
-    found = None
+    found, notes = None, FAILS if work.ranges else {}
     if io:
         made = files.parse(work.with_ranges(Kept(), True))
     elif options.get("on_mismatch") == "fail" or not work.ranges:
@@ -132,7 +132,6 @@ def to_int8(
         finish_integer(made, dtype=io)
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
-    notes = FAILS
     if found:
         sizes = ((tree / FILE).stat().st_size for tree in (model, out))
         notes = found.told(len(work.candidates), *sizes)
