@@ -51,7 +51,7 @@ HARDEST = 2
 PARTS = 48
 """Parts whose costs are measured; what is more are groups of neighbours. Bounds the time."""
 
-DOUBTED = 16
+DOUBTED = 8
 """Of what was chosen, the most that are tried to be left out again. Bounds the time."""
 
 UNSURE = 8.0
