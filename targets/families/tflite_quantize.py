@@ -125,8 +125,6 @@ def to_int8(
         made = work.quantized(Kept(), True)
     else:
         made, found = work.searched(limits_of(parity or {}))
-    if not io:
-        _keep_floats(made, whole)
     _restore_ports(made, whole)
     if io:
         finish_integer(made, dtype=io)
@@ -145,6 +143,7 @@ class _Static:
     """
 
     def __init__(self, path: Path, operators: tuple[str, ...], samples: Path) -> None:
+        self._whole = files.read(path)
         content = quantizable(path) if operators == EVERY else path.read_bytes()
         self._content = _allocatable(content, samples)
         self._operators, self._samples = operators, samples
@@ -172,6 +171,7 @@ class _Static:
         made = files.parse(self.with_ranges(kept, every))
         if self._operators in (QUANTIZABLE, EVERY):
             quantize_weights(made, unfolded=kept.operators if kept.is_float else ())
+        _keep_floats(made, self._whole)
         return made
 
     def with_ranges(self, kept: Kept, every: bool) -> bytes:

@@ -92,9 +92,7 @@ def test_the_damaged_layers_and_no_others_are_kept(folder: Path, cache: Path) ->
         assert kept["bytes"]["delivered"] == size < kept["bytes"]["float"]
         assert kept["bytes"]["int8"] < kept["bytes"]["float"]
         shown = crosscast("show", artifact, cache=cache)
-        line = (
-            r"2 of (8|14) operators in float \(.*\): .* within the limits, all in int8 .* beyond"
-        )
+        line = r"2 of (8|14) operators in float \(.*\): .* within the limits, all in int8 .* beyond"
         assert re.search(rf"note: +.*{line}", shown.stdout)
         assert re.search(rf"{target} +passed: .*{line}", done.stdout)
 
