@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -55,10 +55,10 @@ FLOAT16_LIMIT = 65504.0
 class StaticOptions(Options):
     """How a TFLite file is quantized to static int8."""
 
-    operators: Annotated[tuple[Operator, ...], Field(min_length=1)] | Literal["all"] = Field(
+    operators: tuple[Operator, ...] = Field(
         default=QUANTIZABLE,
-        description="TFLite operators to quantize, in the names of ai-edge-quantizer; all: each "
-        "that can be quantized.",
+        min_length=1,
+        description="TFLite operators to quantize, in the names of ai-edge-quantizer.",
     )
 
 
@@ -111,8 +111,7 @@ def to_int8(
     """
     if shipped_as_it_is(model, "int8", out):
         return
-    chosen = options.get("operators", QUANTIZABLE)
-    operators = EVERY if chosen == "all" else tuple(chosen)
+    operators = tuple(options.get("operators", QUANTIZABLE))
     if samples is None:
         raise StageError("int8 needs calibration samples", fix="declare samples.calibration")
     whole = files.read(model / FILE)
@@ -125,6 +124,8 @@ def to_int8(
         made = work.quantized(Kept(), True)
     else:
         made, found = work.searched(limits_of(parity or {}))
+    if not io:
+        _keep_floats(made, whole)
     _restore_ports(made, whole)
     if io:
         finish_integer(made, dtype=io)
@@ -143,7 +144,6 @@ class _Static:
     """
 
     def __init__(self, path: Path, operators: tuple[str, ...], samples: Path) -> None:
-        self._whole = files.read(path)
         content = quantizable(path) if operators == EVERY else path.read_bytes()
         self._content = _allocatable(content, samples)
         self._operators, self._samples = operators, samples
@@ -169,9 +169,8 @@ class _Static:
     def quantized(self, kept: Kept, every: bool) -> Any:
         """The objects of the file in int8, with the ranges of every sample or of half of them."""
         made = files.parse(self.with_ranges(kept, every))
-        if self._operators in (QUANTIZABLE, EVERY):
+        if self._operators == QUANTIZABLE:
             quantize_weights(made, unfolded=kept.operators if kept.is_float else ())
-        _keep_floats(made, self._whole)
         return made
 
     def with_ranges(self, kept: Kept, every: bool) -> bytes:
@@ -308,16 +307,10 @@ def _candidates(content: bytes, operators: tuple[str, ...]) -> dict[str, int]:
         files.text(graph.tensors[operator.outputs[0]].name): place
         for place, operator in enumerate(graph.operators)
         if files.operator_name(made, operator) in names
-        or (operators == EVERY and _in_floats(graph, operator))
     }
-    for name in [] if operators == EVERY else _before_softmax(made):
+    for name in _before_softmax(made):
         found.pop(name, None)
     return found
-
-
-def _in_floats(graph: Any, operator: Any) -> bool:
-    ports = (*operator.inputs[:1], *operator.outputs)
-    return all(graph.tensors[index].type == files.tensor_type("float32") for index in ports)
 
 
 def _calibrated(job: Any, samples: Iterable[Arrays]) -> dict[str, Any]:
