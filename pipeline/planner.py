@@ -17,7 +17,15 @@ from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
-from crosscast.targets.base import described, explaining, narrowed, toolchains, tried
+from crosscast.targets.base import (
+    described,
+    explaining,
+    finishing,
+    judged,
+    narrowed,
+    toolchains,
+    tried,
+)
 
 if TYPE_CHECKING:
     from crosscast.targets.base import Kind, Target
@@ -118,7 +126,7 @@ class _Builder:
         kind = TARGETS[settings.from_].format if settings.from_ else self._kind(name, target)
         options = self._options(name)
         if target.quantizer is None:
-            options |= self._own_io(name)
+            options |= self._finishing(name)
         converted = self._add(
             f"convert {name}",
             "convert",
@@ -137,7 +145,7 @@ class _Builder:
         """Raise ConfigError for an option of a conversion that `from` takes the place of."""
         own = settings.options()
         theirs = self.config.targets[str(settings.from_)].options()
-        for key in own.keys() - {"io"}:
+        for key in own.keys() - set(finishing(TARGETS[name])):
             if key in settings.model_fields_set and own[key] != theirs.get(key):
                 raise self._differs(name, key)
 
@@ -154,7 +162,8 @@ class _Builder:
             toolchain=target.quantizer,
             options={
                 "function": function,
-                "options": settings.quantize_options() | self._own_io(name),
+                "options": settings.quantize_options() | self._finishing(name),
+                **({"parity": settings.parity_options()} if judged(target) else {}),
             },
             inputs=inputs,
             functions=(function,),
@@ -201,24 +210,27 @@ class _Builder:
 
     def _options(self, name: str) -> dict[str, Any]:
         """The target's own options, with the opset that it gets where it names none, but for
-        `io`, which is for the step that ends the chain.
+        those for the step that ends the chain.
         """
         options = self.config.targets[name].options()
-        options.pop("io", None)
+        for key in finishing(TARGETS[name]):
+            options.pop(key, None)
         if "opset" in options and options["opset"] is None:
             options["opset"] = self._default_opset()
         return options
 
-    def _own_io(self, name: str) -> dict[str, str]:
-        """The option `io` where the target sets it."""
-        io = self.config.targets[name].options().get("io")
-        return {} if io is None else {"io": io}
+    def _finishing(self, name: str) -> dict[str, str]:
+        """The options for the step that ends the chain, where the target sets them."""
+        options = self.config.targets[name].options()
+        return {
+            key: options[key] for key in finishing(TARGETS[name]) if options.get(key) is not None
+        }
 
     def _io(self, name: str) -> str | None:
         """The dtype of the artifact's float inputs and outputs; None for the source's own."""
         start = self.config.targets[name].from_
         inherited = self._io(start) if start else None
-        return self._own_io(name).get("io", inherited)
+        return self.config.targets[name].options().get("io") or inherited
 
     def _layout(self, name: str) -> str | None:
         """The layout a target asks for, or that of the target it starts from."""

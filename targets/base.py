@@ -64,7 +64,11 @@ SAID = "said"
 """Its key for what a conversion has to say of its result, for people."""
 
 KEPT = "kept_in_float"
-"""Its key for what a quantizer kept in float where int8 would have cost too much."""
+"""Its key for what stays in float where fewer bits would have cost too much: `operators` and
+`weights`, each by name with the reason, and what else the quantizer tells of its choice."""
+
+ADVICE = "advice"
+"""Its key for what is to be tried where the artifact does not pass, for people."""
 
 
 def read_notes(tree: Path) -> dict[str, Any]:
@@ -226,6 +230,21 @@ def tried(target: Target) -> bool:
     the model's layout, or None where the config has no real ones.
     """
     return "samples" in signature(target.convert).parameters
+
+
+def judged(target: Target) -> bool:
+    """Whether the target's `quantize` also takes `parity`: the limits that the config sets for it,
+    in the form that `tolerance` takes, for it to aim at what the gate will ask.
+    """
+    return target.quantize is not None and "parity" in signature(target.quantize).parameters
+
+
+def finishing(target: Target) -> tuple[str, ...]:
+    """The target's own options that are for the step that ends its chain, not for its conversion:
+    its member `finishing`. `io` for those that have none.
+    """
+    found: tuple[str, ...] = getattr(target, "finishing", ("io",))
+    return found
 
 
 def described(target: Target) -> bool:

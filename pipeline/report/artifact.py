@@ -21,6 +21,7 @@ def describe(manifest: Mapping[str, Any]) -> str:
         f"verdict: {verdict['status']}{reason}",
         *_task(verdict.get("task")),
         *_precision(manifest.get("precision")),
+        *([f"note:    {manifest['said']}"] if manifest.get("said") else []),
         *(f"input:   {_tensor(tensor)}" for tensor in manifest["inputs"]),
         *(f"output:  {_tensor(tensor)}" for tensor in manifest["outputs"]),
         *_labels(manifest.get("labels")),

@@ -31,7 +31,7 @@ from crosscast.pipeline.parity.verdict import Audit, FellBack, Row, Verdict, jud
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described, own_files
-from crosscast.targets.base import Precision, Session, classes, read_notes, remark
+from crosscast.targets.base import ADVICE, SAID, Precision, Session, classes, read_notes, remark
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
@@ -129,6 +129,7 @@ def verify(
         verdict = replace(verdict, reason="\n".join([verdict.reason, *said]))
     if verdict.status == "passed" and (told := remark(session)):
         verdict = replace(verdict, reason=f"{verdict.reason}; {told}")
+    verdict = _told(verdict, read_notes(artifact))
     verdict = replace(verdict, quantization=trial.quantization())
     return _with_task(verdict, trial, labelled) if labelled else verdict
 
@@ -162,6 +163,15 @@ def _with_task(verdict: Verdict, trial: _Trial, labelled: Labelled) -> Verdict:
         return verdict.joined("failed", f"it cannot be scored as the source: {_said(error)}")
     result = compared(labelled.source, found, accepted=accepted, sha256=labelled.sha256)
     return verdict.joined(result.status, result.reason, task=result)
+
+
+def _told(verdict: Verdict, notes: Mapping[str, Any]) -> Verdict:
+    """The verdict with what the artifact's makers have to say: of what passed, how it came to it,
+    and of what failed, what to try.
+    """
+    key, joint = (SAID, "; ") if verdict.status == "passed" else (ADVICE, "\n")
+    said = notes.get(key) if verdict.status in ("passed", "failed") else ""
+    return replace(verdict, reason=f"{verdict.reason}{joint}{said}") if said else verdict
 
 
 def _asked(artifact: Path, asked: str) -> str:

@@ -152,6 +152,29 @@ def test_a_layout_of_its_own_gives_an_export_of_its_own(planned: Planned) -> Non
     assert ids(found, "reference") == ["reference"]
 
 
+def test_what_is_done_about_int8_is_told_where_numbers_become_smaller(planned: Planned) -> None:
+    own = "{on_mismatch: fail, parity: {min_snr_db: 25, reason: a test}}"
+    found = planned(f"{{onnx: {{}}, onnx-int8: {own}, tflite-fp32: {{}}, tflite-int8: {own}}}")
+    for target in ("onnx-int8", "tflite-int8"):
+        options = found.step(f"quantize {target}").options
+        assert options["options"]["on_mismatch"] == "fail"
+        assert options["parity"] == {"min_snr_db": 25.0, "reason": "a test"}
+    assert "convert tflite-int8" not in ids(found, "convert")  # it is that of tflite-fp32
+    assert "on_mismatch" not in found.step("convert onnx-int8").options["options"]
+
+
+def test_from_keeps_the_choice_of_what_to_do_about_int8(planned: Planned) -> None:
+    found = planned("{onnx: {}, onnx-int8: {from: onnx, on_mismatch: fail}}")
+    assert found.step("quantize onnx-int8").options["options"]["on_mismatch"] == "fail"
+
+
+def test_whole_int8_keeps_nothing_in_float(planned: Planned) -> None:
+    with pytest.raises(ConfigError, match=r"with 'io' every operator .* leave one of them out"):
+        planned("{tflite-int8: {io: int8, on_mismatch: keep-float}}")
+    found = planned("{tflite-int8: {io: int8, on_mismatch: fail}}")
+    assert found.step("quantize tflite-int8").options["options"]["io"] == "int8"
+
+
 def test_from_starts_where_the_other_target_ends(planned: Planned) -> None:
     found = planned("{onnx: {opset: 17}, onnx-int8: {from: onnx}}")
     assert found.step("quantize onnx-int8").inputs["model"] == Output("convert onnx")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from crosscast.pipeline.stages import function, reference_to
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets import TARGETS
-from crosscast.targets.base import Delivered, Kind, Target, described, toolchains, tried
+from crosscast.targets.base import Delivered, Kind, Target, described, judged, toolchains, tried
 from crosscast.targets.base import Options as BaseOptions
 
 FRAMEWORKS = (
@@ -124,6 +124,7 @@ def test_functions_have_the_parameters_of_the_protocol_by_keyword(name: str) -> 
         parameters = inspect.signature(implementation).parameters.values()
         optional = ["samples"] if member == "convert" and tried(TARGETS[name]) else []
         optional += ["about"] if member == "convert" and described(TARGETS[name]) else []
+        optional += ["parity"] if member == "quantize" and judged(TARGETS[name]) else []
         assert [parameter.name for parameter in parameters] == [*wanted, *optional]
         assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
 

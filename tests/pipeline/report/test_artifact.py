@@ -46,6 +46,12 @@ def test_what_operators_compute_in_and_which_are_wider() -> None:
     ]
 
 
+def test_what_was_done_for_it_is_told() -> None:
+    assert "note:    2 of 9 operators in float" in describe(
+        MANIFEST | {"said": "2 of 9 operators in float"}
+    )
+
+
 def test_what_is_not_known_is_left_out() -> None:
     verdict = {"status": "passed", "reason": ""}
     lines = describe(MANIFEST | {"precision": None, "verdict": verdict}).splitlines()

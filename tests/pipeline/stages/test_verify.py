@@ -20,7 +20,7 @@ from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
 from crosscast.pipeline.stages.verify import run
-from crosscast.targets.base import Computing, Precision
+from crosscast.targets.base import ADVICE, NOTES, SAID, Computing, Precision
 
 SIGNATURE = Signature(
     inputs=(
@@ -186,6 +186,19 @@ def test_what_computes_instead_of_the_runtime_is_told(
     found = verdict(tmp_path, monkeypatch, lambda: session)
     assert found.status == "passed"
     assert found.reason.endswith("; computed by another")
+
+
+@pytest.mark.parametrize(
+    ("opened", "key", "status"),
+    [(lambda: Session(truth), SAID, "passed"), (lambda: Session(nearly), ADVICE, "failed")],
+)
+def test_what_the_makers_have_to_say_is_told_with_the_verdict(
+    opened: Any, key: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / NOTES).write_text(json.dumps({SAID: "said so", ADVICE: "try so"}))
+    found = verdict(tmp_path, monkeypatch, opened)
+    assert found.status == status
+    assert found.reason.endswith("said so" if key == SAID else "try so")
 
 
 def test_a_target_that_opens_nothing_is_unverified(
