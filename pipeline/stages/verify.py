@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import numpy as np
 from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
+from crosscast.pipeline.parity.chain import chained
 from crosscast.pipeline.parity.conditioning import floor_db
 from crosscast.pipeline.parity.io import delivered, given, restored
 from crosscast.pipeline.parity.metrics import Extent, Numbers, compare
@@ -26,10 +28,13 @@ from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described
 from crosscast.targets.base import Precision, Session, classes, read_notes, remark
 
+VERDICT = "verdict.json"
+
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write `verdict.json`. An artifact that does not load, run or agree is a failed verdict, not
-    an error of the stage.
+    an error of the stage. `before`, where it is given, is the tree of the verdict on what the
+    artifact was quantized from.
     """
     reference = inputs["reference"]
     found = verify(
@@ -38,8 +43,11 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         vectors=lambda: read_reference(reference),
         options=options,
     )
+    if "before" in inputs:
+        text = (inputs["before"] / VERDICT).read_text(encoding="utf-8")
+        found = chained(found, before=Verdict.from_json(json.loads(text)))
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "verdict.json", found.to_json())
+    write_json(out / VERDICT, found.to_json())
     return StageResult(notes={"status": found.status, "reason": found.reason})
 
 
@@ -54,10 +62,10 @@ def verify(
 
     signature, vectors: of the source, in its layout; the vectors are read several times.
     options: open, precision: references to the target's functions. no_runtime: why it cannot run
-    here, or empty. precision_asked. layout, io: of the artifact, and the dtype of its floats;
-    None for the source's. narrowed: dtypes that it has in place of the source's. pixels: inputs
-    that are images. labels: of the classes that it has to name. parity: the user's limits.
-    explain: reference to the target's function that says why outputs may be off, or empty.
+    here, or empty. precision_asked, empty for any. layout, io: of the artifact, and the dtype of
+    its floats; None for the source's. narrowed: dtypes that it has in place of the source's.
+    pixels: inputs that are images. labels: of the classes that it has to name. parity: the user's
+    limits. explain: reference to the target's function that says why outputs may be off, or empty.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
     asked = _asked(artifact, options["precision_asked"])
@@ -67,9 +75,11 @@ def verify(
         raise
     except Exception as error:  # noqa: BLE001 - whatever reading the file raises is its fault
         problem = f"the artifact does not load: {_said(error)}"
-        limits = tolerance(asked, options["parity"])
+        limits = tolerance(asked or "fp32", options["parity"])
         return judge(audit=Audit(asked=asked, delivered=""), tolerance=limits, problems=[problem])
-    audit = Audit(asked=asked, delivered=held.delivered, weights=dict(held.weights))
+    audit = Audit(
+        asked=asked or held.delivered, delivered=held.delivered, weights=dict(held.weights)
+    )
     limits = tolerance(held.delivered, options["parity"])
     if options["no_runtime"]:
         return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])
