@@ -63,16 +63,20 @@ def _line(name: str, limit: float, honest: Found | None, mutant: Found | None) -
 
 
 def _coverage() -> dict[str, list[Found]]:
-    """By the precision that was asked for, what passed. Sources that are quantized themselves have
-    no fp32 to deliver, and are left out.
+    """By the precision that was asked for, what passed. What passed below its limit is of a source
+    that is quantized itself, was delivered and judged as such, and is left out.
     """
     found: dict[str, list[Found]] = {}
     for entry in json.loads(Path(COVERAGE).read_text(encoding="utf-8")):
         asked = TARGETS[entry["target"]].precision_asked or "fp32"
-        quantized = entry["model"].endswith("-tflite") and asked == "fp32"
-        if entry["status"] == "passed" and entry["snr"] is not None and not quantized:
+        snr_db = entry["snr"]
+        if (
+            entry["status"] == "passed"
+            and snr_db is not None
+            and snr_db >= TOLERANCES[asked].min_snr_db
+        ):
             name = f"{entry['model']}, {entry['target']}"
-            found.setdefault(asked, []).append(Found(snr_db=entry["snr"], name=name))
+            found.setdefault(asked, []).append(Found(snr_db=snr_db, name=name))
     return found
 
 

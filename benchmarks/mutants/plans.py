@@ -51,9 +51,15 @@ def mutants(of: Plan, mutations: Collection[str]) -> Plan:
 
 
 def miscalibrated(of: Plan, mutations: Collection[str]) -> Plan:
-    """The honest plan, and all that is made by calibration on other ranges."""
+    """The honest plan, and all that is quantized by other ranges. Conversions only try their work
+    on samples: they stay.
+    """
     return _batched(
-        of, MISCALIBRATED, mutations, lambda step: step.options.get("purpose") == "calibration"
+        of,
+        MISCALIBRATED,
+        mutations,
+        lambda step: step.options.get("purpose") == "calibration",
+        stays="convert",
     )
 
 
@@ -85,10 +91,16 @@ def before(of: Plan, target: str) -> str:
 
 
 def _batched(
-    of: Plan, kind: str, mutations: Collection[str], starts: Callable[[Step], bool]
+    of: Plan,
+    kind: str,
+    mutations: Collection[str],
+    starts: Callable[[Step], bool],
+    *,
+    stays: str = "",
 ) -> Plan:
     """The plan, and for each step whose input changes with a mutation the same work for all
-    mutants; `kind` ends the ids of those. A batch begins behind each step that `starts` one.
+    mutants; `kind` ends the ids of those. A batch begins behind each step that `starts` one. Steps
+    of the stage that `stays` are honest ones.
     """
     module, key = FIRST[kind]
     added: list[Step] = []
@@ -104,7 +116,9 @@ def _batched(
                 inputs={key: Output(step.id), "reference": Output(REFERENCE)},
                 functions=(),
             )
-        elif changing := [name for name, it in step.inputs.items() if _step(it) in batches]:
+        elif step.stage != stays and (
+            changing := [name for name, it in step.inputs.items() if _step(it) in batches]
+        ):
             moved = {name: Output(batches[_step(step.inputs[name])]) for name in changing}
             made = replace(
                 step,
