@@ -125,13 +125,13 @@ def _exchanged(saved: Saved, random: Random) -> bool:  # noqa: ARG001
 
 def _scaled(saved: Saved, random: Random) -> bool:  # noqa: ARG001
     """The scales of the largest quantized weight that has some, or else the largest weight."""
+    if saved.scales:
+        saved.scales[max(saved.scales, key=lambda name: saved.weights[name].size)][...] *= 1.25
+        return True
     if _largest(saved).dtype.kind == "f":
         _largest(saved)[...] *= 1.25
         return True
-    if not saved.scales:
-        return False
-    max(saved.scales.values(), key=lambda array: array.size)[...] *= 1.25
-    return True
+    return False
 
 
 FILES: Mapping[str, Damage] = {

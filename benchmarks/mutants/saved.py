@@ -23,7 +23,7 @@ class Saved:
     """A file in memory.
 
     weights: views of what is stored, to be changed in place: floats, or integers of 8 bits.
-    scales: of quantized weights, where the format keeps them as arrays of their own.
+    scales: of quantized weights, by their names, where the format keeps them as arrays.
     write: writes the artifact with what was changed to a directory.
     """
 
@@ -45,7 +45,7 @@ def _onnx(artifact: Path) -> Saved:
     model = onnx.load(artifact / "model.onnx")
     arrays = {it.name: np.array(onnx.numpy_helper.to_array(it)) for it in model.graph.initializer}
     stored = [it.input for it in model.graph.node if it.op_type == "DequantizeLinear"]
-    scales = {names[1] for names in stored if names[0] in arrays}
+    scales = {its[0]: its[1] for its in stored if its[0] in arrays and its[1] in arrays}
 
     def write(out: Path) -> None:
         for tensor in model.graph.initializer:
@@ -53,8 +53,10 @@ def _onnx(artifact: Path) -> Saved:
         onnx.save(model, out / "model.onnx")
 
     return Saved(
-        weights={name: it for name, it in arrays.items() if name not in scales and _counts(it)},
-        scales={name: arrays[name] for name in sorted(scales) if name in arrays},
+        weights={
+            name: it for name, it in arrays.items() if name not in scales.values() and _counts(it)
+        },
+        scales={name: arrays[scale] for name, scale in scales.items() if _counts(arrays[name])},
         write=write,
     )
 
