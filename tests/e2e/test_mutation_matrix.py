@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 pytest.importorskip("torch")
 
 SAMPLE = {
-    "digits-vae": ("onnx", "onnx-fp16", "onnx-int8", "tflite-fp32", "tflite-fp16"),
+    "digits-vae": ("onnx", "onnx-fp16", "onnx-int8", "tflite-fp32"),
     "lstm": ("onnx", "onnx-int8"),
 }
 ALLOWED: dict[tuple[str, str, str], str] = {}
