@@ -10,7 +10,7 @@ MODELS := configs/zoo/models/.ready
 MIL_SUITE = PYTHONPATH=tests/mil_suite $(BIN)/python -m pytest -c /dev/null -p plugin \
 	-p no:cacheprovider -q -W ignore --tb=line --pyargs coremltools.converters.mil.mil.ops.tests
 
-.PHONY: demo test lint mil-suite bench clean
+.PHONY: demo test lint mil-suite bench mutations clean
 
 demo: $(READY) $(MODELS)  ## build the example and say what was proven
 	$(BIN)/crosscast build configs/efficientnet-lite0.yaml
@@ -32,6 +32,9 @@ bench: $(READY) $(MODELS)  ## speed, as ratios against scripts and torch in the 
 	$(BIN)/python benchmarks/cold_build.py
 	$(BIN)/python benchmarks/coreml_evaluator.py
 	$(BIN)/python benchmarks/verify.py
+
+mutations: $(READY) $(MODELS)  ## wrong models built for every target and judged (hours)
+	$(BIN)/python benchmarks/mutations.py
 
 $(READY): pyproject.toml .ci/constraints.txt tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)

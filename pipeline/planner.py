@@ -13,11 +13,13 @@ from crosscast.pipeline.digest import canonical
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.fingerprint import installed_version, locked_versions
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
+from crosscast.pipeline.parity.tolerance import overrides
 from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
 from crosscast.targets import TARGETS
 from crosscast.targets.base import (
+    computing,
     described,
     explaining,
     finishing,
@@ -107,7 +109,7 @@ class _Builder:
         settings = self.config.targets[name]
         target = TARGETS[name]
         export, model = self.model(name)
-        verify = self._verify(name, target, settings, model)
+        verify = self._verify(name, settings, model)
         package = self._package(name, target, settings, export=export, model=model, verify=verify)
         return TargetSteps(
             verify=verify, package=package, allow_unverified=settings.allow_unverified
@@ -386,25 +388,46 @@ class _Builder:
             return own
         return self._precision_asked(start) if start else "fp32"
 
-    def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
-        functions = (reference_to(target.open), reference_to(target.precision))
+    def _verify(self, name: str, settings: TargetConfig, model: str) -> str:
+        """The step that judges the artifact; what is quantized is judged before that as well."""
+        quantized = self.steps[model].stage == "quantize"
+        inputs: dict[str, Input] = {"model": Output(model), "reference": Output(self._reference())}
         task, labelled = self._task()
-        return self._add(
+        if quantized:
+            before = self._verdict(
+                f"verify before quantize {name}",
+                name,
+                inputs={**inputs, "model": self.steps[model].inputs["model"]},
+                precision_asked="",
+                io=self._io(settings.from_) if settings.from_ else None,
+                parity=overrides(computing(TARGETS[name])),
+            )
+            inputs["before"] = Output(before)
+        return self._verdict(
             f"verify {name}",
+            name,
+            inputs={**inputs, **labelled},
+            precision_asked=self._precision_asked(name),
+            io=self._io(name),
+            parity=settings.parity_options(),
+            **task,
+        )
+
+    def _verdict(self, step: str, name: str, *, inputs: Mapping[str, Input], **options: Any) -> str:
+        target = TARGETS[name]
+        return self._add(
+            step,
             "verify",
             toolchain=target.runtime,
             options={
                 **runtime_options(target),
-                "precision_asked": self._precision_asked(name),
                 "layout": self._layout(name),
-                "io": self._io(name),
                 "pixels": self._pixels(),
                 "labels": (self.config.labels or []) if described(target) else [],
-                "parity": settings.parity_options(),
-                **task,
+                **options,
             },
-            inputs={"model": Output(model), "reference": Output(self._reference()), **labelled},
-            functions=functions,
+            inputs=inputs,
+            functions=(reference_to(target.open), reference_to(target.precision)),
         )
 
     def _package(

@@ -261,6 +261,14 @@ def narrowed(target: Target) -> dict[str, str]:
     return dict(getattr(target, "narrowed", {}))
 
 
+def computing(target: Target) -> Delivered:
+    """What a file computes in before it is quantized, whatever its weights are kept in: the
+    target's member `computes`; fp32 for those that have none.
+    """
+    found: Delivered = getattr(target, "computes", "fp32")
+    return found
+
+
 def explaining(target: Target) -> Callable[..., list[str]] | None:
     """The target's own way to tell why an artifact's outputs are off: its member `explain(*,
     artifact, inputs)`, which gives lines for the inputs of a case. None for those that have none.

@@ -17,6 +17,7 @@ accepts: tuple[Kind, ...] = family.ACCEPTS
 toolchain = family.CONVERTERS
 runtime = family.COREML
 narrowed = family.NARROWED
+computes: Delivered = "fp16"
 quantizer: Toolchain | None = family.COMPRESSING
 quantize = coreml_quantize.to_int4
 calibrated = False

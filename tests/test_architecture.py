@@ -105,6 +105,7 @@ def test_the_top_level_is_as_designed() -> None:
         "README.md",
         "pipeline",
         "configs",
+        "docs",
         "targets",
         "tests",
         "artifacts",

@@ -18,6 +18,7 @@ from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import LABELLED, write_json
 from crosscast.pipeline.parity.baseline import Baseline, Gathered, proves_nothing
 from crosscast.pipeline.parity.batches import Stacking, groups
+from crosscast.pipeline.parity.chain import chained
 from crosscast.pipeline.parity.conditioning import floor_db
 from crosscast.pipeline.parity.io import delivered, given, restored
 from crosscast.pipeline.parity.metrics import Extent, Measured, Numbers, measured
@@ -33,13 +34,16 @@ from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.worker.usercode import described, own_files
 from crosscast.targets.base import ADVICE, SAID, Precision, Session, classes, read_notes, remark
 
+VERDICT = "verdict.json"
+
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write `verdict.json`. An artifact that does not load, run or agree is a failed verdict, not
     an error of the stage.
 
     Where there are the inputs `labelled` and `scores` (of the stage `score`), it is judged by its
-    task as well, as `options["task"]` accepts it.
+    task as well, as `options["task"]` accepts it. `before`, where it is given, is the tree of the
+    verdict on what the artifact was quantized from.
     """
     reference = inputs["reference"]
     found = verify(
@@ -49,8 +53,11 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         options=options,
         labelled=_labelled(inputs, options["task"]) if "labelled" in inputs else None,
     )
+    if "before" in inputs:
+        text = (inputs["before"] / VERDICT).read_text(encoding="utf-8")
+        found = chained(found, before=Verdict.from_json(json.loads(text)))
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "verdict.json", found.to_json())
+    write_json(out / VERDICT, found.to_json())
     notes = {"status": found.status, "reason": found.reason}
     return StageResult(dependencies=own_files(), notes=notes)
 
@@ -67,10 +74,10 @@ def verify(
 
     signature, vectors: of the source, in its layout; the vectors are read several times.
     options: open, precision: references to the target's functions. no_runtime: why it cannot run
-    here, or empty. precision_asked. layout, io: of the artifact, and the dtype of its floats;
-    None for the source's. narrowed: dtypes that it has in place of the source's. pixels: inputs
-    that are images. labels: of the classes that it has to name. parity: the user's limits.
-    explain: reference to the target's function that says why outputs may be off, or empty.
+    here, or empty. precision_asked, empty for any. layout, io: of the artifact, and the dtype of
+    its floats; None for the source's. narrowed: dtypes that it has in place of the source's.
+    pixels: inputs that are images. labels: of the classes that it has to name. parity: the user's
+    limits. explain: reference to the target's function that says why outputs may be off, or empty.
     labelled: what its task is judged on as well, where the config asks for it.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
@@ -81,9 +88,9 @@ def verify(
         raise
     except Exception as error:  # noqa: BLE001 - whatever reading the file raises is its fault
         problem = f"the artifact does not load: {_said(error)}"
-        limits = tolerance(asked, options["parity"])
+        limits = tolerance(asked or "fp32", options["parity"])
         return judge(audit=Audit(asked=asked, delivered=""), tolerance=limits, problems=[problem])
-    audit = _audit(asked, held)
+    audit = _audit(asked or held.delivered, held)
     limits = tolerance(held.delivered, options["parity"])
     if options["no_runtime"]:
         return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])

@@ -12,6 +12,7 @@ import pytest
 from crosscast.pipeline.config.load import load
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.graph import File, Output, Plan
+from crosscast.pipeline.parity.tolerance import TOLERANCES
 from crosscast.pipeline.planner import plan, tool_versions
 from crosscast.pipeline.toolchain import CORE, Toolchain
 from crosscast.targets import TARGETS
@@ -79,9 +80,29 @@ def test_seven_targets_share_what_they_can(planned: Planned) -> None:
         "quantize": 3,
         "samples": 2,
         "reference": 1,
-        "verify": 7,
+        "verify": 9,  # the ONNX and the TFLite file as well that three are quantized from
         "package": 7,
     }
+
+
+def test_what_is_quantized_is_judged_before_by_the_limits_of_its_own_precision(
+    planned: Planned,
+) -> None:
+    found = planned("{onnx-int8: {parity: {min_snr_db: 15, reason: mine}}, coreml-int8: {}}")
+    verify = found.step("verify onnx-int8")
+    before = found.step("verify before quantize onnx-int8")
+    assert verify.inputs["before"] == Output(before.id)
+    assert before.inputs["model"] == found.step("quantize onnx-int8").inputs["model"]
+    assert before.inputs["reference"] == verify.inputs["reference"]
+    assert (before.options["precision_asked"], before.options["parity"]) == ("", {})
+    limits = found.step("verify before quantize coreml-int8").options["parity"]
+    assert limits["min_snr_db"] == TOLERANCES["fp16"].min_snr_db  # whatever the weights are
+
+
+def test_what_is_not_quantized_has_one_verdict(planned: Planned) -> None:
+    found = planned("{onnx: {}, onnx-fp16: {}, coreml-fp16: {}}")
+    assert len(ids(found, "verify")) == 3
+    assert all("before" not in found.step(step).inputs for step in ids(found, "verify"))
 
 
 def test_the_example_has_the_plan_of_its_seven_targets(planned: Planned) -> None:
@@ -415,6 +436,7 @@ def test_labels_change_nothing_but_what_tells_them(planned: Planned) -> None:
     assert {name for name in plain if plain[name] != named[name]} == {
         *(f"package {name}" for name in ("onnx", "tflite-int8", "coreml-fp16", "coreml-int8")),
         *(f"{stage} coreml-{it}" for stage in ("convert", "verify") for it in ("fp16", "int8")),
+        "verify before quantize coreml-int8",
     }
 
 

@@ -456,3 +456,29 @@ def test_an_artifact_that_refuses_a_batch_is_run_case_by_case(
     found = verdict(tmp_path, monkeypatch, lambda: Session(single), real=samples(6))
     assert "case 'swept batch=3' and" in found.reason
     assert sum(row.origin == "real" for row in found.rows) == 6
+
+
+@pytest.mark.parametrize("snr_db", [107.0, 22.0])
+def test_an_artifact_is_no_better_than_what_it_was_quantized_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snr_db: float
+) -> None:
+    """The same file passes behind a sound float form and fails behind another."""
+    before = tmp_path / "before"
+    before.mkdir()
+    alone = verdict(tmp_path, monkeypatch, precision_asked="")
+    assert (alone.status, alone.audit.asked) == ("passed", "fp32")
+    status = "passed" if snr_db > 80 else "failed"
+    reason = "" if status == "passed" else f"snr_db is {snr_db}"
+    write_json(before / "verdict.json", replace(alone, status=status, reason=reason).to_json())
+    trees = {"model": tmp_path, "reference": tmp_path / "reference", "before": before}
+    options = {
+        "open": "fake_target:open",
+        "precision": "fake_target:precision",
+        **dict.fromkeys(("no_runtime", "precision_asked", "explain"), ""),
+        **dict.fromkeys(("layout", "io")),
+        **{key: [] for key in ("pixels", "labels")},
+        **{key: {} for key in ("narrowed", "parity")},
+    }
+    found = run(inputs=trees, options=options, out=tmp_path / "chained")
+    assert found.notes["status"] == status
+    assert ("before quantization: snr_db is 22.0" in found.notes["reason"]) == bool(reason)

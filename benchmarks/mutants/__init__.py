@@ -1,0 +1,1 @@
+"""Mutants: artifacts that are wrong in a known way, built and judged as honest ones are."""
