@@ -180,8 +180,8 @@ def test_what_is_done_about_int8_is_told_where_numbers_become_smaller(planned: P
         options = found.step(f"quantize {target}").options
         assert options["options"]["on_mismatch"] == "fail"
         assert options["parity"] == {"min_snr_db": 25.0, "reason": "a test"}
-    assert "convert tflite-int8" not in ids(found, "convert")  # it is that of tflite-fp32
-    assert "on_mismatch" not in found.step("convert onnx-int8").options["options"]
+    # what is quantized is what the float targets ship, whatever is done about int8
+    assert {"convert onnx-int8", "convert tflite-int8"}.isdisjoint(ids(found, "convert"))
 
 
 def test_from_keeps_the_choice_of_what_to_do_about_int8(planned: Planned) -> None:
