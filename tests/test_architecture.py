@@ -23,7 +23,7 @@ LAYERS = (
     ("pipeline.config", "pipeline.fingerprint", "pipeline.worker", "pipeline.executors"),
     ("pipeline.planner", "pipeline.fetch"),
     ("pipeline.runner", "pipeline.report", "pipeline.doctor"),
-    ("pipeline.build", "pipeline.init"),
+    ("pipeline.build", "pipeline.init", "pipeline.release"),
     ("pipeline.cli",),
 )
 TARGETS_MAY_IMPORT = (

@@ -1,0 +1,1 @@
+"""Where releases live: a directory, HTTP, S3, an OCI registry. One file each."""
