@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from crosscast.pipeline.errors import ConfigError, RegistryError
+from crosscast.pipeline.manifest import RELEASE as RELEASE
 from crosscast.pipeline.manifest import confined
 
-RELEASE = "release.json"
 SIGNATURE = "release.dsse.json"
 SCHEMA = 1
 KEYS = ("format", "files", "verdict", "inputs", "outputs", "dims", "options", "tools")
