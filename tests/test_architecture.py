@@ -117,7 +117,10 @@ def test_the_top_level_is_as_designed() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]],
+    [
+        *(["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]),
+        *(["releases", "m"], ["keygen", "-o", "KEYS"]),
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path) -> None:
@@ -128,7 +131,8 @@ def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path
         "inputs: {x: {shape: [batch, 3], dtype: float32}}\n"
         "targets: {onnx: {}, tflite-fp32: {}, coreml-fp16: {allow_unverified: x}}\n"
     )
-    words = [str(config) if word == "CONFIG" else word for word in arguments]
+    paths = {"CONFIG": str(config), "KEYS": str(tmp_path / "keys")}
+    words = [paths.get(word, word) for word in arguments]
     code = (
         "import sys\n"
         "from crosscast.pipeline.cli import run\n"
