@@ -52,3 +52,15 @@ class ParityError(CrosscastError):
 
 class Unproven(ParityError):
     """An artifact can be neither proven nor refuted here; the message is the reason."""
+
+
+class GateError(CrosscastError):
+    """A release was refused: a gate against its predecessor, or other bytes under its version."""
+
+    exit_code = 5
+
+
+class RegistryError(CrosscastError):
+    """A registry or a signature was refused, or a registry cannot be reached."""
+
+    exit_code = 6

@@ -23,7 +23,7 @@ LAYERS = (
     ("pipeline.config", "pipeline.fingerprint", "pipeline.worker", "pipeline.executors"),
     ("pipeline.planner", "pipeline.fetch", "pipeline.repro"),
     ("pipeline.runner", "pipeline.report", "pipeline.doctor"),
-    ("pipeline.build", "pipeline.init"),
+    ("pipeline.build", "pipeline.init", "pipeline.release"),
     ("pipeline.cli",),
 )
 TARGETS_MAY_IMPORT = (
@@ -118,7 +118,10 @@ def test_the_top_level_is_as_designed() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]],
+    [
+        *(["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]),
+        *(["releases", "m"], ["keygen", "-o", "KEYS"]),
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path) -> None:
@@ -129,7 +132,8 @@ def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path
         "inputs: {x: {shape: [batch, 3], dtype: float32}}\n"
         "targets: {onnx: {}, tflite-fp32: {}, coreml-fp16: {allow_unverified: x}}\n"
     )
-    words = [str(config) if word == "CONFIG" else word for word in arguments]
+    paths = {"CONFIG": str(config), "KEYS": str(tmp_path / "keys")}
+    words = [paths.get(word, word) for word in arguments]
     code = (
         "import sys\n"
         "from crosscast.pipeline.cli import run\n"

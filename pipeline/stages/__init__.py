@@ -25,6 +25,7 @@ STAGES: Mapping[str, str] = {
         "quantize",
         "verify",
         "package",
+        "benchmark",
     )
 }
 

@@ -1,0 +1,1 @@
+"""Releases: proven artifacts under one immutable version, published, signed, pulled."""

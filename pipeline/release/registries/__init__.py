@@ -1,0 +1,37 @@
+"""Where releases live: a directory, HTTP, S3, an OCI registry. One file each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from crosscast.pipeline.errors import ConfigError
+from crosscast.pipeline.release.registries.base import Registry
+
+
+def _directory(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.directory import Directory
+
+    parts = urlsplit(url)
+    return Directory(Path(unquote(parts.path) if parts.scheme == "file" else url))
+
+
+REGISTRIES: Mapping[str, Callable[[str], Registry]] = {
+    "": _directory,
+    "file": _directory,
+}
+"""How to open a registry, by the scheme of its url; a path has none."""
+
+
+def open_registry(url: str) -> Registry:
+    """The registry at a url or path. Raises ConfigError where there is none of that scheme."""
+    scheme, mark, _ = url.partition("://")
+    scheme = scheme if mark else ""
+    if scheme not in REGISTRIES:
+        raise ConfigError(
+            f"no registry is reached by {scheme}://",
+            fix=f"give a directory, or a url that begins with "
+            f"{', '.join(f'{name}://' for name in REGISTRIES if name)}",
+        )
+    return REGISTRIES[scheme](url)

@@ -1,0 +1,66 @@
+"""What a registry is: the protocol, and what its parts give and raise.
+
+A registry holds releases, each under a model and a version, and one index for each model: its
+versions and channels. Nothing of a release is seen by readers before all of it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from crosscast.pipeline.release.document import Entry, Release
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """A model's index as it is stored.
+
+    content: the bytes of `index.json`; empty where the model has none yet.
+    token: what `write_index` needs, to know that nobody else has written meanwhile.
+    """
+
+    content: bytes = b""
+    token: str = ""
+
+
+class Conflict(Exception):
+    """Somebody else has written the index meanwhile: read it again, and try again."""
+
+
+class Registry(Protocol):
+    """Where releases live. Every method raises RegistryError, with what happened and what to do,
+    where the registry refuses, cannot be reached, or gives what is not what it should be.
+    """
+
+    def index(self, *, model: str) -> Index:
+        """The model's index."""
+        ...
+
+    def write_index(self, *, model: str, content: bytes, token: str) -> None:
+        """Replace the model's index, if it is still that of `token`; raises Conflict if not."""
+        ...
+
+    def document(self, *, model: str, version: str, name: str) -> bytes | None:
+        """`release.json` or `release.dsse.json`, of a few megabytes at most; None where the
+        registry has no such version, or the release is not signed.
+        """
+        ...
+
+    def open(
+        self, *, model: str, version: str, entry: Entry, start: int = 0
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes of a file of a release from `start` on, in pieces. What comes is not checked
+        against the digest: who pulls does.
+        """
+        ...
+
+    def publish(self, *, folder: Path, release: Release) -> None:
+        """Upload a release's directory, `release.json` last; what is there already (by digest) is
+        left. Does not touch the index. Raises GateError where the version is there with another
+        digest.
+        """
+        ...
