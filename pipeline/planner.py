@@ -13,7 +13,6 @@ from crosscast.pipeline.digest import canonical
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.fingerprint import installed_version, locked_versions
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps
-from crosscast.pipeline.parity.tolerance import overrides
 from crosscast.pipeline.sources import SOURCES, open_source
 from crosscast.pipeline.stages import STAGES, reference_to
 from crosscast.pipeline.toolchain import CORE, Toolchain, with_images
@@ -400,7 +399,8 @@ class _Builder:
                 inputs={**inputs, "model": self.steps[model].inputs["model"]},
                 precision_asked="",
                 io=self._io(settings.from_) if settings.from_ else None,
-                parity=overrides(computing(TARGETS[name])),
+                judged_as=computing(TARGETS[name]),
+                parity={},
             )
             inputs["before"] = Output(before)
         return self._verdict(

@@ -92,20 +92,6 @@ def tolerance(precision: str, overrides: Mapping[str, Any]) -> Tolerance:
     return replace(default, **limits, override=overrides["reason"]) if limits else default
 
 
-def overrides(precision: str) -> dict[str, Any]:
-    """What gives the limits of a precision to a file whose weights have another, as the overrides
-    of `tolerance`; empty for fp32, which is what weights have that nobody has touched.
-    """
-    if precision == "fp32":
-        return {}
-    limits = TOLERANCES[precision]
-    return {
-        "min_snr_db": limits.min_snr_db,
-        "max_error": limits.max_error,
-        "reason": f"it computes in {precision}",
-    }
-
-
 def excess(numbers: Numbers, limits: Tolerance) -> str:
     """What is out of the limits; empty if nothing is. Written so that NaN is out of any."""
     if numbers.problem:

@@ -74,8 +74,9 @@ def verify(
 
     signature, vectors: of the source, in its layout; the vectors are read several times.
     options: open, precision: references to the target's functions. no_runtime: why it cannot run
-    here, or empty. precision_asked, empty for any. layout, io: of the artifact, and the dtype of
-    its floats; None for the source's. narrowed: dtypes that it has in place of the source's.
+    here, or empty. precision_asked, empty for any. judged_as: the precision whose limits hold where
+    it is not the one that was delivered. layout, io: of the artifact, and the dtype of its floats;
+    None for the source's. narrowed: dtypes that it has in place of the source's.
     pixels: inputs that are images. labels: of the classes that it has to name. parity: the user's
     limits. explain: reference to the target's function that says why outputs may be off, or empty.
     labelled: what its task is judged on as well, where the config asks for it.
@@ -91,7 +92,7 @@ def verify(
         limits = tolerance(asked or "fp32", options["parity"])
         return judge(audit=Audit(asked=asked, delivered=""), tolerance=limits, problems=[problem])
     audit = _audit(asked or held.delivered, held)
-    limits = tolerance(held.delivered, options["parity"])
+    limits = tolerance(options.get("judged_as") or held.delivered, options["parity"])
     if options["no_runtime"]:
         return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])
     try:

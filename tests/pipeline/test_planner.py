@@ -12,7 +12,6 @@ import pytest
 from crosscast.pipeline.config.load import load
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.graph import File, Output, Plan
-from crosscast.pipeline.parity.tolerance import TOLERANCES
 from crosscast.pipeline.planner import plan, tool_versions
 from crosscast.pipeline.toolchain import CORE, Toolchain
 from crosscast.targets import TARGETS
@@ -95,8 +94,9 @@ def test_what_is_quantized_is_judged_before_by_the_limits_of_its_own_precision(
     assert before.inputs["model"] == found.step("quantize onnx-int8").inputs["model"]
     assert before.inputs["reference"] == verify.inputs["reference"]
     assert (before.options["precision_asked"], before.options["parity"]) == ("", {})
-    limits = found.step("verify before quantize coreml-int8").options["parity"]
-    assert limits["min_snr_db"] == TOLERANCES["fp16"].min_snr_db  # whatever the weights are
+    assert before.options["judged_as"] == "fp32"
+    # whatever its weights are
+    assert found.step("verify before quantize coreml-int8").options["judged_as"] == "fp16"
 
 
 def test_what_is_not_quantized_has_one_verdict(planned: Planned) -> None:

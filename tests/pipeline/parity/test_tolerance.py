@@ -11,7 +11,6 @@ from crosscast.pipeline.parity.tolerance import (
     TOLERANCES,
     excess,
     is_gated,
-    overrides,
     tolerance,
 )
 
@@ -101,10 +100,3 @@ def test_no_more_is_asked_than_the_source_itself_keeps(floor_db: float, gated: b
     assert gated == is_gated(
         "adversarial", precision="fp32", has_real=False, floor_db=floor_db, limits=limits
     )
-
-
-def test_a_file_may_be_held_to_the_limits_of_what_it_computes_in() -> None:
-    limits = tolerance("fp32", overrides("fp16"))
-    assert (limits.min_snr_db, limits.max_error) == (33.0, 5e-2)
-    assert limits.override == "it computes in fp16"
-    assert tolerance("fp32", overrides("fp32")) == TOLERANCES["fp32"]

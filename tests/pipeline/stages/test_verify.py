@@ -16,6 +16,7 @@ from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.conditioning import noise, rounded
 from crosscast.pipeline.parity.samples import Case
 from crosscast.pipeline.parity.sweep import parity_cases
+from crosscast.pipeline.parity.tolerance import TOLERANCES
 from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
@@ -482,3 +483,12 @@ def test_an_artifact_is_no_better_than_what_it_was_quantized_from(
     found = run(inputs=trees, options=options, out=tmp_path / "chained")
     assert found.notes["status"] == status
     assert ("before quantization: snr_db is 22.0" in found.notes["reason"]) == bool(reason)
+
+
+def test_a_file_may_be_held_to_the_limits_of_what_it_computes_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package in fp32 weights that computes in fp16, before its weights are quantized."""
+    found = verdict(tmp_path, monkeypatch, judged_as="fp16")
+    assert found.tolerance == TOLERANCES["fp16"]
+    assert found.audit.delivered == "fp32"
