@@ -71,7 +71,8 @@ class StepSkipped(Event):
 class TargetFinished(Event):
     """A target's end. status: passed, failed, unverified, or error where it was not built.
 
-    artifact: its directory; empty where nothing was delivered.
+    artifact: its directory; empty where nothing was delivered. explanation: where the error of
+    one that has failed comes from (see `parity.explanation`); None where that is not known.
     """
 
     kind = "target_finished"
@@ -79,6 +80,7 @@ class TargetFinished(Event):
     status: str
     reason: str
     artifact: str
+    explanation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from crosscast.pipeline.parity.correspondence import Reference, snr_db
 from crosscast.pipeline.parity.explanation import HALF_DB, Explanation, Node, Seen
 from crosscast.pipeline.signature import Arrays
 
+SAME = "operator by operator the artifact computes what the float network does"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
@@ -44,11 +46,14 @@ class Values(Protocol):
 
 
 class Network(Protocol):
-    """A network whose values can all be seen, and replaced on the way. made: in order."""
+    """A network whose values can all be seen, and replaced on the way."""
 
     inputs: list[str]
     outputs: list[str]
-    made: Mapping[str, Made]
+
+    @property
+    def made(self) -> Mapping[str, Made]:
+        """What computes each value."""
 
     def values(self, under: Any = None) -> Any:
         """Room for values, empty but for those `under` it."""
@@ -130,12 +135,8 @@ class Comparison:
         seen = list(self._seen())
         tried = [one for one in explanation.candidates(seen) if one.is_finite]
         found = explanation.culprit(seen, {one.name: self._alone(one.name) for one in tried})
-        same = (
-            ""
-            if found
-            else "operator by operator the artifact computes what the float network does"
-        )
-        return Explanation(case=case, problem=same, culprit=found, outputs_db=self.outputs_db)
+        problem = "" if found else SAME
+        return Explanation(case=case, problem=problem, culprit=found, outputs_db=self.outputs_db)
 
     def _seen(self) -> Iterator[Seen]:
         values = self.network.values(self.clean)

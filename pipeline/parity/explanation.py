@@ -147,7 +147,7 @@ def _share(found: Seen, whole: Explanation) -> str:
         return "the error begins in"
     if found.alone_db <= whole.outputs_db + HALF_DB:
         return "the error comes from"
-    return "the error has many sources, the greatest of which is"
+    return f"the error has many sources; of the {TRIED} greatest, that with most effect is"
 
 
 def _among(found: Seen) -> str:

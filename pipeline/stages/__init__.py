@@ -23,6 +23,7 @@ STAGES: Mapping[str, str] = {
         "convert",
         "quantize",
         "verify",
+        "explain",
         "package",
     )
 }

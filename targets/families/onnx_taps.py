@@ -7,11 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import Tap, stripped
-from crosscast.targets.families.onnx_pieces import Pieces
 
 ADDED = re.compile(
     r"(_(Dequantize|Quantize)Linear_(Output|Input)|/(int8|float16|float32|means|unread))(_\d+)?$"
@@ -21,6 +18,11 @@ ADDED = re.compile(
 
 def taps(*, artifact: Path, inputs: Arrays, tell: Callable[[Tap], None]) -> None:
     """Tell every tensor of floats that the model computes, in order."""
+    import numpy as np
+
+    # not above: it needs numpy, and every command loads the targets
+    from crosscast.targets.families.onnx_pieces import Pieces
+
     with tempfile.TemporaryDirectory() as folder:
         pieces = Pieces(artifact, scratch=Path(folder))
         values = pieces.values()

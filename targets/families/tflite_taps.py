@@ -21,8 +21,8 @@ ADDED = re.compile(r"(_nhwc|_nchw|_padded|_quantized|_dequant|_inner_\d+)$")
 
 
 def taps(*, artifact: Path, inputs: Arrays, tell: Callable[[Tap], None]) -> None:
-    """Tell every tensor of numbers that the file's main graph computes, in order; those that integers
-    stand for in their place.
+    """Tell every tensor of numbers that the file's main graph computes, in order; of integers the
+    real numbers that they stand for.
     """
     made = files.read(artifact / FILE)
     graph = made.subgraphs[0]
