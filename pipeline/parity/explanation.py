@@ -64,8 +64,8 @@ class Seen:
 
     @property
     def layer(self) -> Node | None:
-        """The operator with most weights, else the last; None for an input."""
-        return max(reversed(self.nodes), key=lambda node: node.weights, default=None)
+        """The operator with most weights, the first of equals; None for an input."""
+        return max(self.nodes, key=lambda node: node.weights, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
