@@ -187,10 +187,13 @@ class Comparison:
     def _alone(self, name: str) -> float:
         """What the outputs keep of the float network with the own error of one value, in dB."""
         values = self.network.values(self.clean)
-        with np.errstate(all="ignore"):
-            changed = self.clean[name] + (self.theirs[name] - self.own[name])
+        clean, theirs, own = self.clean[name], self.theirs[name], self.own[name]
+        # what is infinite in both, such as a mask, has no error
+        error = np.subtract(
+            theirs, own, where=np.isfinite(theirs) & np.isfinite(own), out=np.zeros_like(own)
+        )
         start = name if name in self.network.made else ""
-        values[name] = np.asarray(changed, self.clean[name].dtype)
+        values[name] = np.asarray(clean + error, clean.dtype)
         for _ in self.network.run(values, given={name: values[name]}, start=start):
             pass
         found = [snr_db(self.clean[out], values[out]) for out in self._judged()]

@@ -11,10 +11,11 @@ from typing import Any
 
 from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.parity.baseline import gather
 from crosscast.pipeline.parity.divergence import Comparison
 from crosscast.pipeline.parity.explanation import Explanation
 from crosscast.pipeline.parity.io import given
-from crosscast.pipeline.parity.metrics import Extent, compare
+from crosscast.pipeline.parity.metrics import compare
 from crosscast.pipeline.parity.tolerance import excess
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
 from crosscast.pipeline.parity.verdict import Verdict
@@ -74,12 +75,12 @@ def _explained(
     fed = permute(case.arrays, tensors=signature.inputs, layout=options["layout"])
     comparison.measure(fed)
     wanted = permute(vector.outputs, tensors=signature.outputs, layout=options["layout"])
+    typical = gather(read_reference(inputs["reference"])).typical
     for name, array in wanted.items():
-        why = excess(
-            compare(array, comparison.clean[name], typical=Extent.of(array)), verdict.tolerance
-        )
-        if why:
-            return Explanation(case=case.name, problem=_export_at_fault(name, case.name, why))
+        if array.dtype.kind == "f" and name in comparison.clean:
+            numbers = compare(array, comparison.clean[name], typical=typical[name])
+            if why := excess(numbers, verdict.tolerance):
+                return Explanation(case=case.name, problem=_export_at_fault(name, case.name, why))
 
     def see(tap: Tap) -> None:
         comparison.see(tap.called, tap.array, f"{tap.operator} '{tap.name}' ({tap.layer})")

@@ -77,18 +77,22 @@ class Pieces:
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
         fixed = {*self._constants, *self._sparse}
-        self._nodes: list[NodeProto] = []
-        for node in graph.node:  # what depends on constants alone is no value of the network
-            if all(name in fixed for name in reads(node)):
+        self._nodes: list[NodeProto] = list(graph.node)
+        self._place: dict[str, int] = {}
+        self._last_read: dict[str, int] = {}
+        for place, node in enumerate(self._nodes):
+            names = list(reads(node))
+            if fixed.issuperset(names):  # no value of the network depends on constants alone
                 fixed.update(node.output)
-            self._nodes.append(node)
+            self._place |= dict.fromkeys(node.output, place)
+            self._last_read |= dict.fromkeys(names, place)
         self._fixed = fixed
         self.inputs = [value.name for value in graph.input if value.name not in self._constants]
         self.outputs = [value.name for value in graph.output]
         self.made = {each.name: each for node in self._nodes for each in self._of(node)}
 
     def _of(self, node: NodeProto) -> Iterator[Made]:
-        read = list(reads(node))
+        read = list(dict.fromkeys(reads(node)))
         for name in node.output:
             if name and name not in self._fixed:
                 yield Made(
@@ -122,10 +126,7 @@ class Pieces:
         `values` already; empty for the first.
         """
         given = {} if given is None else given
-        first = next(
-            (place for place, node in enumerate(self._nodes) if start in node.output and start), 0
-        )
-        for place in range(first, len(self._nodes), AT_ONCE):
+        for place in range(self._place[start] if start else 0, len(self._nodes), AT_ONCE):
             nodes = self._nodes[place : place + AT_ONCE]
             yield from self._piece(nodes, values, given)
 
@@ -133,7 +134,10 @@ class Pieces:
         self, nodes: Sequence[NodeProto], values: Values, given: Any
     ) -> Iterator[tuple[str, Any]]:
         every = [name for node in nodes for name in node.output if name]
-        names = [name for name in every if name in self.made or name in self._read_later(nodes)]
+        end = self._place[every[-1]]
+        names = [name for name in every if name in self.made or self._last_read.get(name, 0) > end]
+        if not names:
+            return
         replaced = {name for name in names if name in given}
         computed = {name: name + OWN if name in replaced else name for name in names}
         outside = {name for node in nodes for name in reads(node)} - (set(every) - replaced)
@@ -144,11 +148,6 @@ class Pieces:
             values[name] = given[name] if name in replaced else value
             if name in self.made:
                 yield name, value
-
-    def _read_later(self, nodes: Sequence[NodeProto]) -> set[str]:
-        """The names that nodes after these read."""
-        last = self._nodes.index(nodes[-1])
-        return {name for node in self._nodes[last + 1 :] for name in reads(node)}
 
     def _submodel(
         self,
