@@ -32,19 +32,6 @@ class Made:
     weights: int = 0
 
 
-class Values(Protocol):
-    """Arrays by name."""
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        """Keep one."""
-
-    def __getitem__(self, name: str) -> Any:
-        """One of them; KeyError where there is none."""
-
-    def __contains__(self, name: str) -> bool:
-        """Whether there is one."""
-
-
 class Network(Protocol):
     """A network whose values can all be seen, and replaced on the way."""
 
@@ -56,7 +43,9 @@ class Network(Protocol):
         """What computes each value."""
 
     def values(self, under: Any = None) -> Any:
-        """Room for values, empty but for those `under` it."""
+        """Room for values by name, a dict but for where it keeps them; at first it has those that
+        `under` has.
+        """
 
     def run(self, values: Any, *, given: Any = None, start: str = "") -> Iterator[tuple[str, Any]]:
         """What the operators compute, by name and in order.
@@ -148,6 +137,7 @@ class Comparison:
             if name in self.theirs:
                 self.own[name] = value
                 yield self._one(name, value)
+        values.clear()
 
     def _one(self, name: str, own: NDArray[Any]) -> Seen:
         theirs = self.theirs[name]
@@ -196,8 +186,7 @@ class Comparison:
         values[name] = np.asarray(clean + error, clean.dtype)
         for _ in self.network.run(values, given={name: values[name]}, start=start):
             pass
-        found = [snr_db(self.clean[out], values[out]) for out in self._judged()]
+        judged = [out for out in self.network.outputs if out in self.reference.shapes]
+        found = [snr_db(self.clean[out], values[out]) for out in judged]
+        values.clear()
         return min(found, default=math.inf)
-
-    def _judged(self) -> list[str]:
-        return [name for name in self.network.outputs if name in self.reference.shapes]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crosscast.pipeline.errors import StageError, Unproven
+from crosscast.pipeline.errors import CrosscastError, ToolchainError
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.baseline import gather
 from crosscast.pipeline.parity.divergence import Comparison
@@ -22,6 +22,7 @@ from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import permute
 from crosscast.pipeline.sources.torch_lines import Lines
 from crosscast.pipeline.stages import StageResult, function
+from crosscast.pipeline.worker.usercode import described
 from crosscast.targets.base import Tap
 
 
@@ -35,33 +36,36 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     has them.
     """
     text = (inputs["verdict"] / "verdict.json").read_text(encoding="utf-8")
-    found = explain(inputs=inputs, options=options, verdict=Verdict.from_json(json.loads(text)))
     out.mkdir(parents=True, exist_ok=True)
+    verdict = Verdict.from_json(json.loads(text))
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        found = explain(inputs=inputs, options=options, verdict=verdict, scratch=Path(scratch))
     write_json(out / "explanation.json", found.to_json())
     return StageResult()
 
 
 def explain(
-    *, inputs: Mapping[str, Path], options: Mapping[str, Any], verdict: Verdict
+    *, inputs: Mapping[str, Path], options: Mapping[str, Any], verdict: Verdict, scratch: Path
 ) -> Explanation:
-    """The explanation of a verdict's worst case; see `run`."""
+    """The explanation of a verdict's worst case; see `run`. scratch: a folder for its tensors."""
     from crosscast.targets.families.onnx_pieces import Pieces
 
     case = verdict.worst_case
     vector = next((it for it in read_reference(inputs["reference"]) if it.case.name == case), None)
     if vector is None:
         return Explanation(case=case, problem="nothing could be compared")
-    with tempfile.TemporaryDirectory() as scratch:
-        lines = Lines.read(inputs["program"]) if "program" in inputs else Lines()
-        comparison = Comparison(
-            network=Pieces(inputs["exported"], scratch=Path(scratch)),
-            line=lambda made: lines.of(made.name, made.node),
-        )
-        try:
-            return _explained(comparison, vector, inputs, options, verdict)
-        except (StageError, Unproven) as error:
-            problem = f"where the error comes from is not known: {error.message}"
-            return Explanation(case=case, problem=problem)
+    lines = Lines.read(inputs["program"]) if "program" in inputs else Lines()
+    comparison = Comparison(
+        network=Pieces(inputs["exported"], scratch=scratch),
+        line=lambda made: lines.of(made.name, made.node),
+    )
+    try:
+        return _explained(comparison, vector, inputs, options, verdict)
+    except (ToolchainError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a broken artifact may do anything as it runs
+        said = error.message if isinstance(error, CrosscastError) else described(error)
+        return Explanation(case=case, problem=f"where the error comes from is not known: {said}")
 
 
 def _explained(

@@ -60,6 +60,13 @@ class Values:
             return self._plain[name]
         return self._under[name]
 
+    def clear(self) -> None:
+        """Forget all but what lies beneath."""
+        self._plain.clear()
+        for path in self._files.values():
+            path.unlink()
+        self._files.clear()
+
     def __contains__(self, name: str) -> bool:
         """Whether there is a value of that name."""
         known = name in self._files or name in self._plain

@@ -129,7 +129,7 @@ def explained(honest: Path, artifact: Path, network: Path, scratch: Path) -> Exp
     )
     assert verdict.status == "failed"
     inputs = {"model": artifact, "reference": reference, "exported": network}
-    return explain(inputs=inputs, options=options, verdict=verdict)
+    return explain(inputs=inputs, options=options, verdict=verdict, scratch=scratch)
 
 
 @pytest.fixture
