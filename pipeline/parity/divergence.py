@@ -78,11 +78,12 @@ class Comparison:
         self.reference = Reference(read=self.clean.__getitem__, names=self._names())
 
     def _names(self) -> dict[str, str]:
-        """The values by what artifacts may call them: what a converter calls a node's input or
-        output yields to a value's own name.
+        """The values by what artifacts may call them: the name of a node, or what a converter calls
+        its input or output, yields to a value's own name.
         """
         names: dict[str, str] = {}
         for made in self.network.made.values():
+            names.setdefault(made.node, made.name)
             names.setdefault(f"{made.node}_output", made.name)
             names.setdefault(f"{made.node}_input", next(iter(made.reads), ""))
         return names | {name: name for name in (*self.network.inputs, *self.network.made)}

@@ -16,8 +16,9 @@ from crosscast.targets.families.tflite_runtime import LiteRtSession
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ADDED = re.compile(r"(_nhwc|_nchw|_padded|_quantized|_dequant|_inner_\d+)$")
-"""What onnx2tf and the quantizer add to the name of a value, or of a node's input or output."""
+ADDED = re.compile(r"(;.*|_nhwc|_nchw|_padded|_quantized|_dequant|_inner_\d+)$")
+"""What onnx2tf and the quantizer add to the name of a value, or of a node's input or output, and
+what TensorFlow's converter lists behind the name of the last of the operators that it fused."""
 
 
 def taps(*, artifact: Path, inputs: Arrays, tell: Callable[[Tap], None]) -> None:

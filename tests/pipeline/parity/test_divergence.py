@@ -131,6 +131,18 @@ def test_names_are_not_needed_before_the_fault_nor_for_the_outputs() -> None:
     assert "or Tanh 'f/n', MatMul 'y/n'" in found.lines()[0]
 
 
+@pytest.mark.parametrize(
+    "calls",
+    [lambda name: f"{name}/n", lambda name: f"{name}/n_output", lambda name: f"{name}_n"],
+    ids=["node", "output", "plain"],
+)
+def test_names_of_operators_stand_for_what_they_give(calls: Callable[[str], str]) -> None:
+    """No value behind the fault is like one of the network's, nor is the one that errs."""
+    found = explained({"c": swapped}, calls=calls).culprit
+    assert found is not None
+    assert (found.name, [node.name for node in found.nodes]) == ("c", ["c/n"])
+
+
 def test_what_the_artifact_fuses_is_named_by_its_weights() -> None:
     found = explained({"e": np.zeros_like}, shown="bdfy").culprit
     assert found is not None
