@@ -31,6 +31,7 @@ bench: $(READY) $(MODELS)  ## speed, as ratios against scripts and torch in the 
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/cold_build.py
 	$(BIN)/python benchmarks/coreml_evaluator.py
+	$(BIN)/python benchmarks/verify.py
 
 $(READY): pyproject.toml .ci/constraints.txt tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -99,8 +99,8 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
     manifest = manifests.read(artifact)
     manifests.check_files(artifact, manifest)
     with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
-        bench = _Bench(artifact, manifest, store, settings, workspace, executor)
-        return bench.verdict()
+        verdict = _Bench(artifact, manifest, store, settings, workspace, executor).verdict()
+    return with_task(verdict, manifest["verdict"].get("task"))
 
 
 def explain(
@@ -269,6 +269,23 @@ def _require_same_source(
                 f"{source.path}: has changed since {artifact} was built",
                 fix="build the artifact again",
             )
+
+
+def with_task(verdict: dict[str, Any], built: dict[str, Any] | None) -> dict[str, Any]:
+    """The verdict beside what the build found on labelled samples, which an artifact has none of.
+
+    What was not proven then is not proven by its vectors either.
+    """
+    if built is None:
+        return verdict
+    metric, was = built["metric"], built["status"]
+    told = f"{metric} on labelled samples, not measured again, was '{was}' when it was built"
+    if verdict["status"] == "passed" and was != "passed":
+        changed = {"status": "unverified", "reason": told}
+    else:
+        separator = "; " if verdict["status"] == "passed" else "\n"
+        changed = {"reason": f"{verdict['reason']}{separator}{told}"}
+    return verdict | changed | {"task_when_built": built}
 
 
 def _labels(manifest: dict[str, Any]) -> list[str]:

@@ -48,7 +48,11 @@ class StepFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepFailed(Event):
-    """A step's worker did not succeed. status: the named outcome; log: path of its output."""
+    """A step's worker did not succeed. status: the named outcome; log: path of its output.
+
+    repeat: the command that repeats it alone; empty where there is none. size: bytes of what that
+    keeps.
+    """
 
     kind = "step_failed"
     step: str
@@ -56,6 +60,8 @@ class StepFailed(Event):
     message: str
     fix: str
     log: str
+    repeat: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,8 @@ class StepSkipped(Event):
 class TargetFinished(Event):
     """A target's end. status: passed, failed, unverified, or error where it was not built.
 
-    artifact: its directory; empty where nothing was delivered. explanation: where the error of
+    artifact: its directory; empty where nothing was delivered. repeat: the command that repeats
+    alone the verification that it failed; empty where it did not. explanation: where the error of
     one that has failed comes from (see `parity.explanation`); None where that is not known.
     """
 
@@ -80,6 +87,7 @@ class TargetFinished(Event):
     status: str
     reason: str
     artifact: str
+    repeat: str = ""
     explanation: dict[str, Any] | None = None
 
 

@@ -13,6 +13,7 @@ from crosscast.pipeline.errors import ConfigError, ParityError
 MANIFEST = "manifest.json"
 VECTORS = "vectors.safetensors"
 CALIBRATION = "calibration.json"
+LABELLED = "labelled.json"
 KEYS = (
     *("model", "version", "target", "files", "inputs", "outputs", "dims", "vectors"),
     *("verdict", "tools"),

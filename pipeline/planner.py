@@ -21,6 +21,8 @@ from crosscast.targets import TARGETS
 from crosscast.targets.base import (
     described,
     explaining,
+    finishing,
+    judged,
     narrowed,
     tapping,
     toolchains,
@@ -36,7 +38,7 @@ ARITHMETIC = ("color", "scale", "mean", "std")
 DEFAULT_OPSET = 18
 """What torch's exporter writes without converting, and what every converter here reads."""
 
-MEMORY = {"export": 2 * GIB, "convert": GIB, "quantize": GIB, "reference": GIB}
+MEMORY = {"export": 2 * GIB, "convert": GIB, "quantize": GIB, "reference": GIB, "score": GIB}
 """First estimates of a step's peak; what was learnt from earlier runs takes their place."""
 
 
@@ -137,7 +139,7 @@ class _Builder:
         kind = TARGETS[settings.from_].format if settings.from_ else self._kind(name, target)
         options = self._options(name)
         if target.quantizer is None:
-            options |= self._own_io(name)
+            options |= self._finishing(name)
         converted = self._add(
             f"convert {name}",
             "convert",
@@ -156,7 +158,7 @@ class _Builder:
         """Raise ConfigError for an option of a conversion that `from` takes the place of."""
         own = settings.options()
         theirs = self.config.targets[str(settings.from_)].options()
-        for key in own.keys() - {"io"}:
+        for key in own.keys() - set(finishing(TARGETS[name])):
             if key in settings.model_fields_set and own[key] != theirs.get(key):
                 raise self._differs(name, key)
 
@@ -173,7 +175,8 @@ class _Builder:
             toolchain=target.quantizer,
             options={
                 "function": function,
-                "options": settings.quantize_options() | self._own_io(name),
+                "options": settings.quantize_options() | self._finishing(name),
+                **({"parity": settings.parity_options()} if judged(target) else {}),
             },
             inputs=inputs,
             functions=(function,),
@@ -257,24 +260,27 @@ class _Builder:
 
     def _options(self, name: str) -> dict[str, Any]:
         """The target's own options, with the opset that it gets where it names none, but for
-        `io`, which is for the step that ends the chain.
+        those for the step that ends the chain.
         """
         options = self.config.targets[name].options()
-        options.pop("io", None)
+        for key in finishing(TARGETS[name]):
+            options.pop(key, None)
         if "opset" in options and options["opset"] is None:
             options["opset"] = self._default_opset()
         return options
 
-    def _own_io(self, name: str) -> dict[str, str]:
-        """The option `io` where the target sets it."""
-        io = self.config.targets[name].options().get("io")
-        return {} if io is None else {"io": io}
+    def _finishing(self, name: str) -> dict[str, str]:
+        """The options for the step that ends the chain, where the target sets them."""
+        options = self.config.targets[name].options()
+        return {
+            key: options[key] for key in finishing(TARGETS[name]) if options.get(key) is not None
+        }
 
     def _io(self, name: str) -> str | None:
         """The dtype of the artifact's float inputs and outputs; None for the source's own."""
         start = self.config.targets[name].from_
         inherited = self._io(start) if start else None
-        return self._own_io(name).get("io", inherited)
+        return self.config.targets[name].options().get("io") or inherited
 
     def _layout(self, name: str) -> str | None:
         """The layout a target asks for, or that of the target it starts from."""
@@ -330,7 +336,9 @@ class _Builder:
         )
 
     def _samples(self, purpose: str, *, layout: str | None = None) -> str:
-        spec = getattr(self.config.samples, purpose)
+        task = self.config.task
+        own = task.samples if task and purpose == "task" else None
+        spec = own or getattr(self.config.samples, purpose)
         source = self.config.source
         asks_file = not source.asks_inputs(getattr(source, self.source_options["kind"]))
         inputs = self._source_files() if asks_file else {}
@@ -340,6 +348,8 @@ class _Builder:
             inputs["samples"] = File(Path(spec if is_folder else sample_file(spec)))
         if purpose == "calibration" and not drawn and self.config.samples.parity:
             inputs["parity"] = Output(self._samples("parity"))
+        if purpose == "calibration" and not drawn and task:
+            inputs["labelled"] = Output(self._samples("task"))
         toolchain = self.source.toolchain if asks_file else CORE
         details = [*(["synthetic"] if drawn else []), *([layout] if layout else []), *self._mark]
         return self._add(
@@ -399,6 +409,26 @@ class _Builder:
             functions=self.source_code,
         )
 
+    def _task(self) -> tuple[dict[str, Any], dict[str, Input]]:
+        """The options and inputs that the task adds to `verify`; empty where there is none."""
+        task = self.config.task
+        if task is None:
+            return {}, {}
+        scored = {"metric": task.metric, "output": task.output, "classes": self.config.labels or []}
+        own = sample_file(task.metric)
+        inputs: dict[str, Input] = {"labelled": Output(self._samples("task"))}
+        inputs |= {"metric": File(Path(own))} if own != task.metric else {}
+        scores = self._add(
+            " ".join(["score", *self._mark]),
+            "score",
+            toolchain=self.source.toolchain,
+            options={**self._source_choices(), "task": scored},
+            inputs={**self._source_files(), **inputs},
+            functions=self.source_code,
+        )
+        accepted = {"max_drop": task.max_drop, "confidence": task.confidence}
+        return {"task": scored | accepted}, inputs | {"scores": Output(scores)}
+
     def _precision_asked(self, name: str) -> str:
         """What the audit must find: the target's own precision, or that of what it starts from."""
         own, start = TARGETS[name].precision_asked, self.config.targets[name].from_
@@ -408,6 +438,7 @@ class _Builder:
 
     def _verify(self, name: str, target: Target, settings: TargetConfig, model: str) -> str:
         functions = (reference_to(target.open), reference_to(target.precision))
+        task, labelled = self._task()
         return self._add(
             f"verify {name}",
             "verify",
@@ -420,8 +451,9 @@ class _Builder:
                 "pixels": self._pixels(),
                 "labels": (self.config.labels or []) if described(target) else [],
                 "parity": settings.parity_options(),
+                **task,
             },
-            inputs={"model": Output(model), "reference": Output(self._reference())},
+            inputs={"model": Output(model), "reference": Output(self._reference()), **labelled},
             functions=functions,
         )
 

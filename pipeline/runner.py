@@ -33,6 +33,7 @@ from crosscast.pipeline.events import (
 )
 from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
 from crosscast.pipeline.graph import File, Plan, Step, TargetSteps
+from crosscast.pipeline.repro import Repros
 from crosscast.pipeline.store import Record, Store, Workspace
 
 SECONDS = {"export": 4.0, "convert": 2.0, "quantize": 2.0, "reference": 1.0, "samples": 1.0}
@@ -179,6 +180,7 @@ class _Running(NamedTuple):
     base: dict[str, str]
     memory: int
     started: int
+    task: Task
 
 
 class Runner:
@@ -200,6 +202,12 @@ class Runner:
         self.workspace = workspace
         self.settings = settings
         self.emit = emit
+        self.repros = Repros(
+            store=ledger.store,
+            model=ledger.plan.model,
+            scope=ledger.scope,
+            threads=settings.threads,
+        )
         self.pending = {step.id: step for step in self.plan.steps}
         self.running: dict[str, _Running] = {}
         self.dead: dict[str, tuple[str, int]] = {}
@@ -270,6 +278,8 @@ class Runner:
         if record is not None:
             del self.pending[step.id]
             self.ledger.trees[step.id] = record.tree
+            if not self._refuted(step.id):
+                self.repros.discard(step.id)
             self.emit(StepCached(step=step.id))
 
     def _ready(self, step: Step) -> bool:
@@ -307,24 +317,24 @@ class Runner:
         del self.pending[step.id]
         base = self.ledger.ingredients(step)
         _, reason = self.ledger.lookup(step, base)
-        self.running[step.id] = _Running(step, base, self.ledger.memory(step), time.time_ns())
         out, log = self.workspace.directory(step.id), self.store.log(self.ledger.scope, step.id)
         self.emit(StepStarted(step=step.id, reason=reason))
-        self.executor.submit(
-            Task(
-                id=step.id,
-                module=step.module,
-                toolchain=step.toolchain,
-                inputs={name: self._path(source) for name, source in step.inputs.items()},
-                options=step.options,
-                out=out,
-                log=log,
-                limits=Limits(
-                    timeout=self.settings.timeout,
-                    memory=self.settings.step_memory or self.settings.memory,
-                ),
-            )
+        task = Task(
+            id=step.id,
+            module=step.module,
+            toolchain=step.toolchain,
+            inputs={name: self._path(source) for name, source in step.inputs.items()},
+            options=step.options,
+            out=out,
+            log=log,
+            limits=Limits(
+                timeout=self.settings.timeout,
+                memory=self.settings.step_memory or self.settings.memory,
+            ),
         )
+        memory = self.ledger.memory(step)
+        self.running[step.id] = _Running(step, base, memory, time.time_ns(), task)
+        self.executor.submit(task)
 
     def _path(self, source: Any) -> Path:
         if isinstance(source, File):
@@ -335,7 +345,8 @@ class Runner:
         running = self.running.pop(outcome.task)
         step = running.step
         if outcome.status != "ok":
-            self._failed(step, outcome.status, outcome.message, outcome.fix, outcome)
+            size = None if outcome.status == "cancelled" else self.repros.keep(running.task)
+            self._failed(step, outcome.status, outcome.message, outcome.fix, outcome, kept=size)
             return
         try:
             tree = self.store.put(self.workspace.path(step.id))
@@ -344,6 +355,10 @@ class Runner:
             self._failed(step, "error", error.message, error.fix, outcome, error.exit_code)
             return
         self.ledger.trees[step.id] = tree
+        if self._refuted(step.id):
+            self.repros.keep(running.task)
+        else:
+            self.repros.discard(step.id)
         assert outcome.result is not None
         self.emit(
             StepFinished(
@@ -362,15 +377,29 @@ class Runner:
         fix: str,
         outcome: Outcome,
         code: int | None = None,
+        kept: int | None = None,
     ) -> None:
         self.dead[step.id] = (f"{step.id}: {message}", code or outcome.exit_code)
         self.emit(
-            StepFailed(step=step.id, status=status, message=message, fix=fix, log=str(outcome.log))
+            StepFailed(
+                step=step.id,
+                status=status,
+                message=message,
+                fix=fix,
+                log=str(outcome.log),
+                repeat="" if kept is None else self.repros.command(step.id),
+                size=kept or 0,
+            )
         )
         if not self.settings.keep_going:
             for waiting in list(self.pending.values()):
                 self.dead[waiting.id] = self.dead[step.id]
                 self._skip(waiting, step.id)
+
+    def _refuted(self, step: str) -> bool:
+        """Whether a step has run that found an artifact to be wrong."""
+        ends = (ends for ends in self.plan.targets.values() if ends.verify == step)
+        return any(self._verdict(each)[0] == "failed" for each in ends)
 
     def _ends(self, step: Step) -> list[TargetSteps]:
         return [ends for ends in self.plan.targets.values() if ends.package == step.id]
@@ -415,6 +444,7 @@ class Runner:
                 reason=reason,
                 artifact=str(artifact or ""),
                 explanation=why,
+                repeat=self.repros.command(ends.verify) if status == "failed" else "",
             )
         )
         self.results[name] = TargetResult(

@@ -35,6 +35,7 @@ class Tensor:
     values: strings that an input of dtype "string" takes; None where they were not declared.
     quantization: (scale, zero point) of an integer that stands for a real number, which is
         scale * (value - zero point); None for everything else.
+    fed_by: the output that gives this input its value in the next call, where the input is a state.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Tensor:
     range: tuple[float, float] | None = None
     quantization: tuple[float, int] | None = None
     values: tuple[str, ...] | None = None
+    fed_by: str | None = None
 
     def permuted(self, layout: Layout | None) -> Tensor:
         """The same tensor in another layout; itself where layouts do not apply to it."""
@@ -159,4 +161,5 @@ def _tensor(entry: Mapping[str, Any]) -> Tensor:
         range=None if bounds is None else (bounds[0], bounds[1]),
         quantization=None if numbers is None else (numbers[0], numbers[1]),
         values=None if values is None else tuple(values),
+        fed_by=entry.get("fed_by"),
     )

@@ -8,6 +8,7 @@ and renamed into place, what is read is checked.
     trees/<digest>.json    its entries, with the stamps they had when they were last hashed
     records/ dependencies/ last/ stamps/ deliveries/ peaks/    one JSON file a fact
     logs/<config>/         what the last run of each step has printed
+    repro/<model>-<config>/<step>/    what repeats a step that failed (see `repro`)
     tmp/                   workspaces of live builds, and of killed ones until the next build
 """
 
@@ -145,6 +146,10 @@ class Store:
         with _explained(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def repro(self, model: str, scope: str, step: str) -> Path:
+        """Where what repeats that step of the config `scope` goes, if it fails."""
+        return self.root / "repro" / f"{_file_name(model)}-{_key(scope)[:8]}" / _file_name(step)
 
     def tree_path(self, digest: str) -> Path:
         """Where the tree of that digest is, if the store has it. Not to be written to."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -68,7 +68,11 @@ SAID = "said"
 """Its key for what a conversion has to say of its result, for people."""
 
 KEPT = "kept_in_float"
-"""Its key for what a quantizer kept in float where int8 would have cost too much."""
+"""Its key for what stays in float where fewer bits would have cost too much: `operators` and
+`weights`, each by name with the reason, and what else the quantizer tells of its choice."""
+
+ADVICE = "advice"
+"""Its key for what is to be tried where the artifact does not pass, for people."""
 
 
 def read_notes(tree: Path) -> dict[str, Any]:
@@ -78,20 +82,55 @@ def read_notes(tree: Path) -> dict[str, Any]:
     return notes
 
 
+BITS: Mapping[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+"""Of the numbers of a precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """An operator that sums products: a convolution, a matrix product, a recurrent or an attention
+    layer. They are nearly all of a network's arithmetic; sums, activations and the like are not
+    counted, nor are look-ups in tables, which compute nothing.
+
+    name: in the file. operator: its type there. arithmetic: what it multiplies in.
+    stored: what most bytes of its weights are kept in; None where it has none.
+    size: bytes of its weights.
+    """
+
+    name: str
+    operator: str
+    arithmetic: Delivered
+    stored: Delivered | None = None
+    size: int = 0
+
+    @property
+    def form(self) -> str:
+        """The arithmetic, as in "int8"; "int8 weights" where these are made wider for it."""
+        if self.stored and BITS[self.stored] < BITS[self.arithmetic]:
+            return f"{self.stored} weights"
+        return self.arithmetic
+
+    def fell_back(self, asked: str) -> bool:
+        """Whether it has weights, and neither keeps them nor computes in what was asked for."""
+        if self.stored is None:
+            return False
+        return min(BITS[self.stored], BITS[self.arithmetic]) > BITS[asked]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """The audit of what was delivered.
 
     delivered: the precision that holds most of the weights' bytes.
     weights: bytes of weights by dtype (numpy's names).
+    operators: those that compute, in the file's order.
+    problems: parameters of quantization that no quantizer may write, one line each.
     """
 
     delivered: Delivered
     weights: Mapping[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able form."""
-        return asdict(self)
+    operators: tuple[Computing, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 class Quantize(Protocol):
@@ -195,6 +234,21 @@ def tried(target: Target) -> bool:
     the model's layout, or None where the config has no real ones.
     """
     return "samples" in signature(target.convert).parameters
+
+
+def judged(target: Target) -> bool:
+    """Whether the target's `quantize` also takes `parity`: the limits that the config sets for it,
+    in the form that `tolerance` takes, for it to aim at what the gate will ask.
+    """
+    return target.quantize is not None and "parity" in signature(target.quantize).parameters
+
+
+def finishing(target: Target) -> tuple[str, ...]:
+    """The target's own options that are for the step that ends its chain, not for its conversion:
+    its member `finishing`. `io` for those that have none.
+    """
+    found: tuple[str, ...] = getattr(target, "finishing", ("io",))
+    return found
 
 
 def described(target: Target) -> bool:

@@ -7,8 +7,13 @@ from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import onnx as family
 from crosscast.targets.families import onnx_int8, onnx_norms, onnx_runtime, onnx_taps, onnx_usage
+from crosscast.targets.families.repair import RepairOptions
 
-Options: type[BaseOptions] = family.OnnxOptions
+
+class Options(family.OnnxOptions, RepairOptions):
+    """Options of the file."""
+
+
 QuantizeOptions: type[BaseOptions] | None = onnx_int8.StaticOptions
 summary = "ONNX, static int8 (QDQ), fp32 inputs and outputs; needs calibration samples"
 format: Kind = "onnx"
@@ -17,6 +22,7 @@ accepts: tuple[Kind, ...] = ("onnx",)
 toolchain = runtime = family.ONNX
 quantizer: Toolchain | None = family.ONNX
 quantize = onnx_int8.quantize
+finishing = ("on_mismatch",)
 calibrated = True
 no_runtime = ""
 convert = onnx_norms.convert

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
@@ -15,9 +16,10 @@ from crosscast.targets.families import (
     tflite_taps,
     tflite_usage,
 )
+from crosscast.targets.families.repair import RepairOptions
 
 
-class Options(BaseOptions):
+class Options(RepairOptions):
     """Options of the file."""
 
     io: tflite_integer.IntegerIO | None = Field(
@@ -25,6 +27,16 @@ class Options(BaseOptions):
         description="dtype of float inputs and outputs, for microcontrollers: every operator then "
         "computes in int8. Default: they stay float32, as do operators that lose much in int8.",
     )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Options:
+        if self.io and "on_mismatch" in self.model_fields_set and self.on_mismatch != "fail":
+            raise PydanticCustomError(
+                "value_error",
+                "with 'io' every operator computes in int8, and 'on_mismatch: keep-float' keeps "
+                "some in float: leave one of them out",
+            )
+        return self
 
 
 QuantizeOptions: type[BaseOptions] | None = tflite_quantize.StaticOptions
@@ -36,6 +48,7 @@ toolchain = family.CONVERTERS
 quantizer: Toolchain | None = family.QUANTIZER
 runtime = family.LITERT
 quantize = tflite_quantize.to_int8
+finishing = ("io", "on_mismatch")
 calibrated = True
 no_runtime = ""
 convert = family.convert

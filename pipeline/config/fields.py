@@ -91,7 +91,8 @@ def _existing_file(name: Path, info: ValidationInfo) -> Path:
     return _existing(str(name), info)
 
 
-def _existing_code(reference: str, info: ValidationInfo) -> str:
+def existing_code(reference: str, info: ValidationInfo) -> str:
+    """The reference with its file's absolute path; the file must define the function."""
     name, _, function = reference.rpartition(":")
     path = _existing(name, info)
     if info.context:
@@ -105,7 +106,7 @@ def _existing_code(reference: str, info: ValidationInfo) -> str:
 
 def _existing_model(reference: str, info: ValidationInfo) -> str:
     if re.fullmatch(CODE, reference):
-        return _existing_code(reference, info)
+        return existing_code(reference, info)
     if re.search(r"\.py(:|$)", reference):
         raise problem(f"expected {MEANINGS[CODE]}, got {{got}}")
     return str(_existing(reference, info))
@@ -123,7 +124,7 @@ def _existing_saved_model(reference: str, info: ValidationInfo) -> str:
 
 def _existing_samples(reference: str, info: ValidationInfo) -> str:
     if re.fullmatch(CODE, reference):
-        return _existing_code(reference, info)
+        return existing_code(reference, info)
     if reference.endswith(".npz"):
         return str(_existing(reference, info))
     wanted = "'file.py:function', an '.npz' file or a folder of images"
@@ -250,7 +251,7 @@ if TYPE_CHECKING:
 else:
     ExistingFile = _fetched_or(Annotated[Path, AfterValidator(_existing_file)])
     CodeOrFile = _fetched_or(Annotated[str, Field(min_length=1), AfterValidator(_existing_model)])
-Code = Annotated[str, Field(pattern=CODE), AfterValidator(_existing_code)]
+Code = Annotated[str, Field(pattern=CODE), AfterValidator(existing_code)]
 CodeOrFolder = Annotated[str, Field(min_length=1), AfterValidator(_existing_saved_model)]
 Labels = Annotated[
     list[Annotated[str, Field(min_length=1)]],

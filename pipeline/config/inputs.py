@@ -82,6 +82,12 @@ class Input(Model):
         default=None, description="How an image becomes this input."
     )
 
+    fed_by: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Output that gives this input its value in the next call (a state, as of a "
+        "recurrent model on a stream); artifacts are then run step after step on their own state.",
+    )
+
     @field_validator("range")
     @classmethod
     def _range_fits(
@@ -158,4 +164,5 @@ class Input(Model):
             layout=self.layout or own,
             range=bounds,
             values=None if self.values is None else tuple(self.values),
+            fed_by=self.fed_by,
         )

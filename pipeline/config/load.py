@@ -40,10 +40,12 @@ def load(
     document.read(_text(Path(path)))
     _check_source(document)
     _check_inputs(document)
+    _check_fed(document)
     _check_targets(document, targets)
     config = validated(document, config_model(targets), context={"path": Path(path).absolute()})
     if config is not None:
         _check_folders(document, config)
+        _check_task(document, config)
         _check_labels(document, config, targets)
     if config is None or document.lines:
         raise ConfigError("\n".join(text for _, text in sorted(document.lines)))
@@ -116,6 +118,18 @@ def _check_inputs(document: Document) -> None:
                 document.add(loc, f"differs from {other}; a dimension has one range")
 
 
+def _check_fed(document: Document) -> None:
+    """Outputs that the config names are known here; others only when the source has run."""
+    outputs = document.get(("outputs",))
+    if not isinstance(outputs, list):
+        return
+    for name, entry in document.mapping("inputs").items():
+        fed_by = entry.get("fed_by") if isinstance(entry, dict) else None
+        if isinstance(fed_by, str) and fed_by and fed_by not in outputs:
+            what = f"'{fed_by}' is none of the `outputs`{did_you_mean(fed_by, outputs)}"
+            document.add(("inputs", name, "fed_by"), what)
+
+
 def _check_targets(document: Document, targets: Mapping[str, Target]) -> None:
     entries = document.mapping("targets")
     calibration = document.mapping("samples").get("calibration")
@@ -171,11 +185,14 @@ def _check_fold(document: Document, targets: Mapping[str, Target], name: str) ->
 
 def _check_folders(document: Document, config: Config) -> None:
     """A folder of images feeds the one input that says how an image becomes it."""
-    for purpose in ("parity", "calibration"):
-        spec = getattr(config.samples, purpose)
+    given = [
+        (("samples", "parity"), config.samples.parity),
+        (("samples", "calibration"), config.samples.calibration),
+        (("task", "samples"), config.task.samples if config.task else None),
+    ]
+    for loc, spec in given:
         if spec is None or not Path(spec).is_dir():
             continue
-        loc = ("samples", purpose)
         if not config.preprocessing():
             what = "needs a 'preprocess' of the input that the images become"
             document.add(loc, f"a folder of images {what}")
@@ -183,6 +200,22 @@ def _check_folders(document: Document, config: Config) -> None:
             inputs = names(config.inputs, "and")
             what = f"a folder of images feeds one input, this model has {inputs}"
             document.add(loc, f"{what}; give 'file.py:function' or an .npz")
+
+
+def _check_task(document: Document, config: Config) -> None:
+    """Labelled samples are not those that artifacts are fitted to, and the output exists."""
+    task = config.task
+    if task is None:
+        return
+    if task.samples == config.samples.calibration:
+        shown = document.shown(("task", "samples"))
+        document.add(
+            ("task", "samples"), f"the same samples as 'calibration': {shown}; they must differ"
+        )
+    if task.output is not None and config.outputs and task.output not in config.outputs:
+        loc = ("task", "output")
+        there = names(config.outputs, "and")
+        document.add(loc, f"no such output: {document.shown(loc)}; those named are {there}")
 
 
 def _check_labels(document: Document, config: Config, targets: Mapping[str, Target]) -> None:

@@ -45,6 +45,7 @@ from crosscast.pipeline.config.fields import (
 )
 from crosscast.pipeline.config.inputs import BATCH_SIZES, OTHER_SIZES, Input
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA, Source
+from crosscast.pipeline.config.task import Task
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.preprocess import Preprocessing
 from crosscast.pipeline.signature import Layout, Signature
@@ -239,6 +240,9 @@ class Config(Model):
     )
     samples: Samples = Field(
         default=Samples(), description="Real inputs; default seeded synthetic ones."
+    )
+    task: Task | None = Field(
+        default=None, description="What artifacts must be worth on labelled samples."
     )
     targets: dict[str, TargetConfig] = Field(description="What to build.")
     limits: Limits = Field(default=Limits(), description="Time and memory of each step.")

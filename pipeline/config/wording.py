@@ -20,6 +20,7 @@ EXPECTED: Mapping[str, str] = {
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_too_short": "text",
     "path_type": "text",
     "list_type": "a list",
     "tuple_type": "a list",

@@ -22,6 +22,7 @@ class Input:
     why: what shows the range, or that it is assumed; the comment beside it.
     layout: of an image, where it is not the source framework's own.
     values: what a string input may be.
+    fed_by: the output that is this input's next value, where it is a state for certain.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Input:
     why: str = ""
     layout: Layout | None = None
     values: tuple[str, ...] = ()
+    fed_by: str = ""
 
     def tensor(self, layout: Layout) -> Tensor:
         """As a config that declares it would; `layout` is the source framework's own."""

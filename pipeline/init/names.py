@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from crosscast.pipeline.config import inputs as schema
 from crosscast.pipeline.config.inputs import BATCH_SIZES
 from crosscast.pipeline.init.facts import Size
-from crosscast.pipeline.signature import Layout
+from crosscast.pipeline.signature import Layout, Tensor
 
 ASSUMED = "assumed: the model does not say"
 BATCH = re.compile(r"(?i)(b|n|bs|batch|batch_?size|none|batch_?dim.*)\Z")
@@ -22,6 +22,12 @@ IMAGE = re.compile(r"(?i)ima?ge?|pixel|photo|frame|picture")
 STATE = re.compile(r"(?i)\A(h|c|hx|cx|h_?\d|c_?\d|h_n|c_n)(\.\d)?\Z|state|hidden|cell|memory|cache")
 ONE_STATE = re.compile(r"(?i)(h|c|h_?\d|c_?\d|h_n|c_n|cell)\Z")
 """Half of an LSTM's state."""
+PAST = re.compile(r"(?i)past[._]")
+BEFORE = re.compile(r"\A(prev|previous|past|last|old|in|input|init|initial)_|_?(0|in|prev|init)\Z")
+"""What a state's name has for the time before the call."""
+AFTER = ("{}n", "{}_n", "{}out", "{}_out", "{}_new", "{}_next", "{}_updated", "out_{}", "output_{}",
+         "new_{}", "next_{}", "present_{}", "updated_{}")  # fmt: skip
+"""What the output is called that is the state after it, in small letters."""
 LENGTH = re.compile(r"(?i)len(gth)?s?\Z|_lens?(gths)?\Z")
 
 SEQUENCE: tuple[Size, ...] = ((1, 64), (8, 64), (16, 64), (1, 16), 16, 32, 64, 8, 128, 256, 512)
@@ -108,6 +114,37 @@ def sizes_of(
     if AUDIO.search(owner) or AUDIO.search(name) or len(shape) == 2 or name == "samples":
         return (*SAMPLES, *SEQUENCE)
     return (*SEQUENCE, *SAMPLES) if len(shape) == 3 else OTHER
+
+
+def fed_by(state: Tensor, outputs: Sequence[Tensor]) -> str:
+    """The output that is the next value of a state, where the names of both say so and shape and
+    dtype are the same; empty where they do not, or two outputs could be.
+    """
+    if not is_state(state.name):
+        return ""
+    stem = _stem(state.name)
+    names = {_plain(state.name), *(form.format(stem) for form in AFTER)}
+    found = [
+        output.name
+        for output in outputs
+        if _plain(output.name) in names
+        and (output.shape, output.dtype) == (state.shape, state.dtype)
+    ]
+    return found[0] if len(found) == 1 else ""
+
+
+def is_state(name: str) -> bool:
+    """Whether an input is called like something that is carried from call to call."""
+    return any(map(STATE.search, (name, _stem(name)))) or bool(PAST.match(name))
+
+
+def _stem(name: str) -> str:
+    return BEFORE.sub("", _plain(name), count=1)
+
+
+def _plain(name: str) -> str:
+    """In small letters, the parts joined by one character."""
+    return re.sub(r"\W+", "_", name.lower()).replace("past_key_values", "past")
 
 
 def unique(names: Collection[str], name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from crosscast.pipeline.errors import CrosscastError, StageError
 from crosscast.pipeline.init.facts import Input, Size
-from crosscast.pipeline.parity.samples import parity_cases
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.signature import Layout, Signature
 from crosscast.pipeline.sources import open_source
 

@@ -16,6 +16,7 @@ PLAIN = re.compile(r"(\.{1,2}/)*[A-Za-z_][\w./-]*(:[A-Za-z_]\w*)?\Z", re.ASCII)
 RESERVED = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 """Words that one version of YAML or another reads as something else than text."""
 COLUMN = 44
+STATE = "a state: its next value, by name, shape and dtype"
 SYNTHETIC = "made from the declared ranges: put real inputs here (file.py:function or .npz)"
 
 
@@ -88,6 +89,8 @@ def _input(one: Input, facts: Facts, told: set[str]) -> list[str]:
         lines.append(_noted(f"    values: {scalar(one.values)}", one.why))
     if one.layout is not None:
         lines.append(f"    layout: {one.layout}")
+    if one.fed_by:
+        lines.append(_noted(f"    fed_by: {scalar(one.fed_by)}", STATE))
     for dim in dict.fromkeys(dim for dim in one.shape if isinstance(dim, str)):
         if dim in facts.dims and dim not in told:
             told.add(dim)

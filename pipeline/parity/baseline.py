@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,21 +37,38 @@ class Baseline:
 
 def gather(vectors: Iterable[Vector]) -> Baseline:
     """Read all vectors once, keeping only numbers."""
-    extents: dict[str, dict[str, list[Extent]]] = defaultdict(lambda: defaultdict(list))
-    origins: Counter[str] = Counter()
+    seen = Gathered()
     for vector in vectors:
-        origins[vector.case.origin] += 1
-        for name, array in vector.outputs.items():
-            extents[name][vector.case.origin].append(Extent.of(array))
-    return Baseline(
-        typical={name: _typical(found) for name, found in extents.items()},
-        origins=dict(origins),
-        empty=tuple(
-            name
-            for name, found in extents.items()
-            if not any(extent.finite for every in found.values() for extent in every)
-        ),
-    )
+        seen.add([vector])
+    return seen.baseline()
+
+
+class Gathered:
+    """The numbers of the vectors so far."""
+
+    def __init__(self) -> None:
+        self._origins: Counter[str] = Counter()
+        self._extents: dict[str, dict[str, list[Extent]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, vectors: Sequence[Vector]) -> None:
+        """Take in vectors of one origin and equal shapes."""
+        origin = vectors[0].case.origin
+        self._origins[origin] += len(vectors)
+        for name in vectors[0].outputs:
+            arrays = [vector.outputs[name] for vector in vectors]
+            self._extents[name][origin].extend(Extent.each(arrays))
+
+    def baseline(self) -> Baseline:
+        """Of all of them."""
+        return Baseline(
+            typical={name: _typical(found) for name, found in self._extents.items()},
+            origins=dict(self._origins),
+            empty=tuple(
+                name
+                for name, found in self._extents.items()
+                if not any(extent.finite for every in found.values() for extent in every)
+            ),
+        )
 
 
 def proves_nothing(vectors: Iterable[Vector], *, baseline: Baseline, limits: Tolerance) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,11 +69,21 @@ class Extent:
         if array.dtype.kind not in "fiub":
             return cls(finite=array.size)
         values = _finite(array)
-        if not values.size:
-            return cls()
-        return cls(
-            low=float(values.min()), high=float(values.max()), rms=_rms(values), finite=values.size
-        )
+        return cls._rows(values[None])[0] if values.size else cls()
+
+    @classmethod
+    def each(cls, arrays: Sequence[NDArray[Any]]) -> list[Extent]:
+        """Of each of several arrays of one shape and dtype."""
+        rows = np.stack(arrays)
+        if rows.size and rows.dtype.kind == "f" and np.isfinite(rows).all():
+            return cls._rows(_flat(rows))
+        return [cls.of(array) for array in arrays]
+
+    @classmethod
+    def _rows(cls, rows: Floats) -> list[Extent]:
+        """Of each row of [n, elements], all of them finite and at least one."""
+        found = zip(rows.min(1).tolist(), rows.max(1).tolist(), _rms(rows).tolist(), strict=True)
+        return [cls(low=low, high=high, rms=rms, finite=rows.shape[1]) for low, high, rms in found]
 
     @classmethod
     def typical(cls, extents: Sequence[Extent]) -> Extent:
@@ -90,23 +100,110 @@ class Extent:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is known of a comparison before it is known what the output is typically like.
+
+    own: of the reference. unit: the greatest magnitude in both; noise and peak, the rms and the
+    greatest magnitude of the difference, are in units of it, so that nothing can overflow. None of
+    them for what is no float, or has a problem.
+    """
+
+    own: Extent
+    elements: int
+    problem: str = ""
+    unit: float = 0.0
+    noise: float | None = None
+    peak: float = 0.0
+    cosine: float | None = None
+    agreement: float | None = None
+    mismatch: float | None = None
+
+    def numbers(self, typical: Extent) -> Numbers:
+        """The numbers of an output that is typically like this."""
+        snr_db, max_error = self._distance(typical)
+        return Numbers(
+            problem=self.problem,
+            elements=self.elements,
+            snr_db=snr_db,
+            max_error=max_error,
+            cosine=self.cosine,
+            agreement=self.agreement,
+            mismatch=self.mismatch,
+        )
+
+    def _distance(self, typical: Extent) -> tuple[float | None, float | None]:
+        """SNR in dB and the relative maximal error."""
+        if self.noise is None:
+            return None, None
+        unit = max(self.unit, typical.peak)
+        if unit == 0.0:
+            return math.inf, 0.0
+        own, part = self.own, self.unit / unit
+        span = max(own.high / unit - own.low / unit, typical.high / unit - typical.low / unit)
+        scale = max(span, LEAST_SPAN * max(own.peak / unit, typical.peak / unit))
+        signal = max(own.rms / unit, typical.rms / unit)
+        return _decibels(signal, self.noise * part), _ratio(self.peak * part, scale)
+
+
 def compare(reference: NDArray[Any], got: NDArray[Any], *, typical: Extent) -> Numbers:
     """Compare an output with its reference. No number is ever NaN, and no NaN goes unnoticed."""
+    return measured([reference], [got])[0].numbers(typical)
+
+
+def measured(references: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]) -> list[Measured]:
+    """Each output beside its reference. References of one shape and dtype are measured at once."""
+    alike = {(array.shape, array.dtype) for array in (*references, *given)}
+    if len(alike) == 1:
+        wanted, got = np.stack(references), np.stack(given)
+        if wanted.dtype.kind != "f":
+            return _unequal(wanted, got)
+        if wanted.size and np.isfinite(wanted).all() and np.isfinite(got).all():
+            return _distances(_flat(wanted), _flat(got), _agreement(wanted, got))
+    return [_alone(one, other) for one, other in zip(references, given, strict=True)]
+
+
+def _alone(reference: NDArray[Any], got: NDArray[Any]) -> Measured:
+    """The general case: anything may be wrong with `got`, and values may not be finite."""
     problem = _structure(reference, got) or _non_finite(reference, got)
+    own, elements = Extent.of(reference), reference.size
     if problem:
-        return Numbers(problem=problem, elements=reference.size)
+        return Measured(own=own, elements=elements, problem=problem)
     if reference.dtype.kind != "f":
-        unequal = float(np.mean(np.asarray(reference != got, bool))) if reference.size else 0.0
-        return Numbers(mismatch=unequal, elements=reference.size)
+        return _unequal(reference[None], got[None])[0]
+    shares = _agreement(reference[None], got[None])
     wanted, given = _finite(reference), _finite(got)
-    snr_db, max_error = _distance(wanted, given, typical)
-    return Numbers(
-        elements=reference.size,
-        snr_db=snr_db,
-        max_error=max_error,
-        cosine=_cosine(wanted, given),
-        agreement=_agreement(reference, got),
-    )
+    if not wanted.size:
+        return Measured(own=own, elements=elements, noise=0.0, cosine=1.0, agreement=shares[0])
+    return replace(_distances(wanted[None], given[None], shares)[0], elements=elements)
+
+
+def _unequal(wanted: NDArray[Any], given: NDArray[Any]) -> list[Measured]:
+    """Of integers, booleans and strings, along the first axis."""
+    size = math.prod(wanted.shape[1:])
+    wrong = np.asarray(wanted != given, bool).reshape(len(wanted), -1).sum(1)
+    return [
+        Measured(own=Extent.of(row), elements=size, mismatch=int(count) / max(size, 1))
+        for row, count in zip(wanted, wrong, strict=True)
+    ]
+
+
+def _distances(wanted: Floats, given: Floats, shares: Sequence[float | None]) -> list[Measured]:
+    """Of finite floats, [n, elements] each, row by row. shares: the agreement of each row."""
+    unit = np.maximum(_peaks(wanted), _peaks(given))
+    scale = np.where(unit, unit, 1.0)[:, None]
+    error = given / scale - wanted / scale
+    found = zip(
+        Extent._rows(wanted), unit.tolist(), _rms(error).tolist(), _peaks(error).tolist(),
+        _cosines(wanted, given).tolist(), shares, strict=True,
+    )  # fmt: skip
+    return [
+        Measured(
+            own=own, elements=wanted.shape[1], unit=top, noise=noise, peak=peak, cosine=cosine,
+            agreement=agreement,
+        )
+        for own, top, noise, peak, cosine, agreement in found
+    ]  # fmt: skip
 
 
 def _structure(reference: NDArray[Any], got: NDArray[Any]) -> str:
@@ -138,17 +235,8 @@ def _finite(array: NDArray[Any]) -> Floats:
     return np.asarray(array[np.isfinite(array)], dtype=np.float64)
 
 
-def _distance(wanted: Floats, given: Floats, typical: Extent) -> tuple[float, float]:
-    """SNR in dB and the relative maximal error."""
-    # in units of the greatest magnitude, no difference and no span can overflow
-    unit = max(_peak(wanted), _peak(given), typical.peak)
-    if unit == 0.0:
-        return math.inf, 0.0
-    wanted, error = wanted / unit, given / unit - wanted / unit
-    own = Extent.of(wanted)
-    span = max(own.high - own.low, typical.high / unit - typical.low / unit)
-    scale = max(span, LEAST_SPAN * max(own.peak, typical.peak / unit))
-    return _decibels(max(own.rms, typical.rms / unit), _rms(error)), _ratio(_peak(error), scale)
+def _flat(rows: NDArray[Any]) -> Floats:
+    return np.asarray(rows.reshape(len(rows), -1), dtype=np.float64)
 
 
 def _decibels(signal: float, noise: float) -> float:
@@ -163,27 +251,34 @@ def _ratio(error: float, scale: float) -> float:
     return error / scale if scale else math.inf
 
 
-def _peak(values: Floats) -> float:
-    return float(np.abs(values).max()) if values.size else 0.0
+def _peaks(rows: Floats) -> Floats:
+    return np.asarray(np.abs(rows).max(1))
 
 
-def _rms(values: Floats) -> float:
-    peak = _peak(values)
-    return peak * math.sqrt(float(np.mean((values / peak) ** 2))) if peak else 0.0
+def _rms(rows: Floats) -> Floats:
+    peaks = _peaks(rows)
+    parts = rows / np.where(peaks, peaks, 1.0)[:, None]
+    return np.asarray(peaks * np.sqrt(np.einsum("ij,ij->i", parts, parts) / rows.shape[1]))
 
 
-def _cosine(wanted: Floats, given: Floats) -> float:
-    peaks = _peak(wanted), _peak(given)
-    if 0.0 in peaks:
-        return 1.0 if peaks == (0.0, 0.0) else 0.0
-    one, other = wanted / peaks[0], given / peaks[1]
-    cosine = float(one @ other) / math.sqrt(float(one @ one) * float(other @ other))
-    return min(1.0, max(-1.0, cosine))
+def _cosines(wanted: Floats, given: Floats) -> Floats:
+    """1 where both are all zero, 0 where one of them is."""
+    peaks = _peaks(wanted), _peaks(given)
+    one, other = (
+        rows / np.where(peak, peak, 1.0)[:, None]
+        for rows, peak in zip((wanted, given), peaks, strict=True)
+    )
+    dots = np.einsum("ij,ij->i", one, other)
+    lengths = np.einsum("ij,ij->i", one, one) * np.einsum("ij,ij->i", other, other)
+    cosines = np.clip(dots / np.sqrt(np.where(lengths, lengths, 1.0)), -1.0, 1.0)
+    return np.where((peaks[0] == 0) & (peaks[1] == 0), 1.0, cosines)
 
 
-def _agreement(reference: NDArray[Any], got: NDArray[Any]) -> float | None:
-    if reference.ndim == 0 or reference.shape[-1] < 2 or not reference.size:
-        return None
+def _agreement(wanted: NDArray[Any], given: NDArray[Any]) -> list[float | None]:
+    """Of each entry along the first axis: the share of rows along the last one that agree."""
+    if wanted.ndim < 2 or wanted.shape[-1] < 2 or not wanted.size:
+        return [None] * len(wanted)
     # NaN would win every argmax
-    best = [np.where(np.isnan(array), -np.inf, array).argmax(-1) for array in (reference, got)]
-    return float(np.mean(best[0] == best[1]))
+    best = [np.where(np.isnan(array), -np.inf, array).argmax(-1) for array in (wanted, given)]
+    shares: list[float | None] = list(_flat(best[0] == best[1]).mean(1).tolist())
+    return shares

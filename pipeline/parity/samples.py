@@ -7,6 +7,7 @@ Both ways are streamed: memory does not grow with the number of cases.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.tensors import encoded, metadata, read_tensors
 from crosscast.pipeline.signature import STRING, Arrays, Signature, Tensor, numpy_dtype
 
-Origin = Literal["real", "swept", "synthetic", "adversarial"]
+Origin = Literal["real", "swept", "synthetic", "streamed", "adversarial"]
 
 DEFAULT_RANGE = {"f": (-1.0, 1.0), "i": (0.0, 1.0), "u": (0.0, 1.0), "b": (0.0, 1.0)}
 """By numpy's kind, for an input that declares no range. Integers are mostly indices, and 0 and 1
@@ -34,11 +35,21 @@ ASCII's, digits, runs of white space."""
 SYNTHETIC_CASES = 3
 """At least so many: two different inputs are needed to see that an output varies at all."""
 
-TEXT_CASES = 12
-"""Strings have no ends to go to: they are drawn more often, several times at each size."""
+OFF_AXIS = 0.382
+"""Where a single mark is, as a share: off every axis of symmetry, so that a flip or a shift moves
+it."""
 
-STACKED_CASES = 8
-"""Real cases that are held in memory to be stacked into batches."""
+LABEL = "label"
+
+ALONE = 6
+"""Dimensions that are at their greatest alone: so many cases more at most. Each is smaller than the
+one where all are at their greatest. If sizes at least double from least to greatest, those of D
+dimensions are D / 2**(D - 1) of it together."""
+
+ADVERSARIAL = (
+    "zeros", "least", "greatest", "impulse", "constant", "saturating", "one-hot", "padding"
+)  # fmt: skip
+"""At small sizes, whatever the greatest are: the number of them is the whole cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +57,39 @@ class Case:
     """One set of inputs.
 
     origin: real (the user's sample as it is), swept (real rows stacked to another batch size),
-        synthetic (drawn from the declared ranges), adversarial (zeros, extremes, an impulse).
+        synthetic (drawn from the declared ranges), streamed (steps of a stream, each with the state
+        that the one before has left), adversarial (zeros, extremes, an impulse).
     arrays: the model's inputs by name, in the source's layout.
     dims: the size of each dynamic dimension in this case.
+    follows: the name of the case whose outputs are this one's state; empty for most.
+    label: what the sample is known to be; only of labelled ones.
     """
 
     name: str
     origin: Origin
     arrays: Arrays
     dims: Mapping[str, int] = field(default_factory=dict)
+    follows: str = ""
+    label: NDArray[Any] | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """What `cases.json` says of it."""
+        told = {"name": self.name, "origin": self.origin, "dims": dict(self.dims)}
+        return {**told, "follows": self.follows} if self.follows else told
+
+    @classmethod
+    def of(
+        cls, entry: Mapping[str, Any], arrays: Arrays, *, label: NDArray[Any] | None = None
+    ) -> Case:
+        """The inverse of `entry`."""
+        return cls(
+            name=entry["name"],
+            origin=entry["origin"],
+            arrays=arrays,
+            dims=entry["dims"],
+            follows=entry.get("follows", ""),
+            label=label,
+        )
 
 
 def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
@@ -65,12 +100,14 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
     entries: list[dict[str, Any]] = []
     for index, case in enumerate(cases):
         name = f"{index:04d}.safetensors"
-        strings = [key for key, value in case.arrays.items() if value.dtype.kind == "O"]
-        stored = {key: _stored(key, value) for key, value in case.arrays.items()}
-        save_file(stored, out / name, metadata=metadata(strings))
-        entries.append(
-            {"name": case.name, "origin": case.origin, "file": name, "dims": dict(case.dims)}
-        )
+        files = {out / name: case.arrays}
+        if case.label is not None:
+            files[_label_file(out / name)] = {LABEL: case.label}
+        for path, arrays in files.items():
+            strings = [key for key, value in arrays.items() if value.dtype.kind == "O"]
+            stored = {key: _stored(key, value) for key, value in arrays.items()}
+            save_file(stored, path, metadata=metadata(strings))
+        entries.append({**case.entry(), "file": name})
     write_json(out / "cases.json", entries)
     return dict(Counter(entry["origin"] for entry in entries))
 
@@ -78,34 +115,12 @@ def write_cases(cases: Iterable[Case], *, out: Path) -> dict[str, int]:
 def read_cases(tree: Path) -> Iterator[Case]:
     """The cases of a tree in order, each read when it is asked for."""
     for entry in json.loads((tree / "cases.json").read_text(encoding="utf-8")):
-        yield Case(
-            name=entry["name"],
-            origin=entry["origin"],
-            arrays=read_tensors(tree / entry["file"]),
-            dims=entry["dims"],
+        label = _label_file(tree / entry["file"])
+        yield Case.of(
+            entry,
+            read_tensors(tree / entry["file"]),
+            label=read_tensors(label)[LABEL] if label.exists() else None,
         )
-
-
-def parity_cases(real: Iterable[Case], *, signature: Signature) -> Iterator[Case]:
-    """Real cases as they are, then what makes them a proof: batch sizes, other dynamic sizes,
-    adversarial rows. Synthetic ones take the place of real ones where there are none.
-    """
-    stack: list[Case] = []
-    seen: set[int] = set()
-    batch = batch_dim(signature)
-    found = False
-    for case in real:
-        found = True
-        if batch is not None:
-            seen.add(case.dims[batch])
-        if len(stack) < STACKED_CASES:
-            stack.append(case)
-        yield case
-    yield from swept(stack, signature=signature, seen=seen)
-    if not found or set(dynamic_dims(signature)) - {batch}:
-        texts = any(tensor.dtype == STRING for tensor in signature.inputs)
-        yield from synthetic(signature, least=TEXT_CASES if texts else SYNTHETIC_CASES)
-    yield from adversarial(signature)
 
 
 def synthetic(
@@ -125,39 +140,32 @@ def synthetic(
 
 
 def adversarial(signature: Signature) -> Iterator[Case]:
-    """Zeros (or what the range has nearest to it), both ends of the range, one impulse a row."""
+    """Inputs at the ends of what is declared, each unlike the others (equal ones are left out).
+
+    zeros (or what the range has nearest to it), least, greatest; constant: the middle of the range;
+    impulse: one element of a row at the greatest, the rest zeros; saturating: least and greatest
+    in turn; one-hot: one channel (else one element of the last axis) at each place, another one at
+    the next; padding: masks with the first position set only, everything else zeros.
+    """
     dims = _small(signature)
+    masks = _masks(signature)
     made: list[Arrays] = []
-    for name in ("zeros", "least", "greatest", "impulse"):
-        arrays = {tensor.name: _extreme(tensor, dims, name) for tensor in signature.inputs}
+    for name in ADVERSARIAL:
+        arrays = {
+            tensor.name: _extreme(tensor, dims, name, is_mask=tensor.name in masks)
+            for tensor in signature.inputs
+        }
         if any(_same(arrays, other) for other in made):
             continue
         made.append(arrays)
         yield Case(name=f"adversarial {name}", origin="adversarial", arrays=arrays, dims=dims)
 
 
-def swept(stack: Sequence[Case], *, signature: Signature, seen: set[int]) -> Iterator[Case]:
-    """Real rows stacked, and repeated where they are too few, to each batch size not `seen`."""
-    batch = batch_dim(signature)
-    if batch is None or not stack:
-        return
-    first = stack[0]
-    alike = [case for case in stack if {**case.dims, batch: 0} == {**first.dims, batch: 0}]
-    for dims in bindings(signature):
-        size = dims[batch]
-        if size in seen:
-            continue
-        seen.add(size)
-        arrays = {tensor.name: _tiled(tensor.name, alike, size) for tensor in signature.inputs}
-        name = f"swept {batch}={size}"
-        yield Case(name=name, origin="swept", arrays=arrays, dims={**first.dims, batch: size})
-
-
-def example(signature: Signature) -> Arrays:
+def example(signature: Signature, *, seed: int | Sequence[int] = 0) -> Arrays:
     """Synthetic inputs for an exporter that must not mistake a dynamic size for a fixed one:
     every dynamic size is at least 2 and unlike the others, where the declared ranges allow it.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     dims = _small(signature)
     return {tensor.name: _drawn(tensor, dims, random) for tensor in signature.inputs}
 
@@ -201,7 +209,8 @@ def batch_dim(signature: Signature) -> str | None:
 
 def bindings(signature: Signature) -> list[dict[str, int]]:
     """Sizes to run: every dynamic dimension at its least, at an odd size in the middle (unlike
-    those of the other dimensions, so that swapped ones show), and at its greatest.
+    those of the other dimensions, so that swapped ones show), each alone at its greatest beside
+    the others' least (so that fixed ones show), and all at their greatest.
     """
     low: dict[str, int] = {}
     middle: dict[str, int] = {}
@@ -211,7 +220,8 @@ def bindings(signature: Signature) -> list[dict[str, int]]:
         step = signature.steps.get(name, 1)
         taken = {size // step for size in middle.values()}
         middle[name] = _odd_middle(low[name] // step, high[name] // step, taken=taken) * step
-    every = [low, middle, high]
+    alone = [{**low, name: high[name]} for name in list(high)[:ALONE]]
+    every = [low, middle, *alone, high]
     return [dims for index, dims in enumerate(every) if dims not in every[:index]]
 
 
@@ -265,37 +275,60 @@ def _drawn(tensor: Tensor, dims: Mapping[str, int], random: np.random.Generator)
     return np.asarray(random.integers(least, greatest, shape, endpoint=True)).astype(dtype)
 
 
-def _extreme(tensor: Tensor, dims: Mapping[str, int], name: str) -> NDArray[Any]:
-    low, high, rest = _ends(tensor)
-    value = {"zeros": rest, "least": low, "greatest": high, "impulse": rest}[name]
-    array = np.full(_shape(tensor, dims), value, dtype=numpy_dtype(tensor.dtype))
-    if name == "impulse":
-        rows = array.reshape(array.shape[0] if array.ndim > 1 else 1, -1)
-        # off every axis of symmetry, so that a flip or a shift moves it
-        rows[:, int(rows.shape[1] * 0.382)] = high
+def _masks(signature: Signature) -> set[str]:
+    """Names of the inputs that say which tokens count: 0 or 1 for each of another's integers."""
+    whole = [tensor for tensor in signature.inputs if numpy_dtype(tensor.dtype).kind in "iub"]
+    tokens = {tensor.shape for tensor in whole if limits(tensor) != (0, 1)}
+    return {tensor.name for tensor in whole if limits(tensor) == (0, 1) and tensor.shape in tokens}
+
+
+def _extreme(tensor: Tensor, dims: Mapping[str, int], name: str, *, is_mask: bool) -> NDArray[Any]:
+    low, middle, high, rest = _ends(tensor)
+    start = {"least": low, "saturating": low, "constant": middle, "greatest": high}.get(name, rest)
+    array = np.full(_shape(tensor, dims), start, dtype=numpy_dtype(tensor.dtype))
+    if name in ("impulse", "saturating", "one-hot") or (name == "padding" and is_mask):
+        inner = array.shape[1:] or array.shape or (1,)
+        channels = 0 if tensor.layout == "nchw" else -1
+        array.reshape(-1, *inner)[:, _marked(name, inner, channels)] = high
     return array
 
 
-def _ends(tensor: Tensor) -> tuple[Any, Any, Any]:
-    """The least and the greatest value, and what is nearest to nothing."""
+def _marked(name: str, shape: tuple[int, ...], channels: int) -> NDArray[Any]:
+    """Which elements of a row are at the greatest. channels: the axis of one-hot vectors."""
+    places = np.arange(math.prod(shape)).reshape(shape)
+    if name == "impulse":
+        return np.asarray(places == int(places.size * OFF_AXIS))
+    if name == "saturating":
+        return np.asarray(places % 2 == 1)
+    if name == "one-hot":
+        count = shape[channels]
+        diagonal = sum(np.ogrid[tuple(slice(size) for size in shape)])
+        return np.asarray(diagonal % count == int(count * OFF_AXIS))
+    return np.asarray(places % shape[-1] == 0)
+
+
+def _ends(tensor: Tensor) -> tuple[Any, Any, Any, Any]:
+    """The least, a middle and the greatest value, and what is nearest to nothing."""
     if tensor.dtype == STRING:
-        values = _values(tensor)
-        return min(values, key=len), max(values, key=len), "" if "" in values else values[0]
+        values = sorted(_values(tensor), key=len)
+        return values[0], values[len(values) // 2], values[-1], "" if "" in values else values[0]
     low, high = limits(tensor)
-    return low, high, min(max(0.0, low), high)
+    # halved first: the sum of huge ones would overflow
+    middle = low / 2 + high / 2
+    is_float = np.dtype(tensor.dtype).kind == "f"
+    return low, middle if is_float else math.ceil(middle), high, min(max(0.0, low), high)
 
 
 def _values(tensor: Tensor) -> tuple[str, ...]:
     return tensor.values or DEFAULT_VALUES
 
 
-def _tiled(name: str, cases: Sequence[Case], size: int) -> NDArray[Any]:
-    rows = np.concatenate([case.arrays[name] for case in cases])
-    return np.resize(rows, (size, *rows.shape[1:]))
-
-
 def _same(one: Arrays, other: Arrays) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _label_file(case: Path) -> Path:
+    return case.with_suffix(f".{LABEL}.safetensors")
 
 
 def _stored(name: str, array: NDArray[Any]) -> NDArray[Any]:

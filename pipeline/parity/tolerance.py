@@ -121,4 +121,5 @@ def is_gated(
         return False
     if precision not in ("int8", "int4"):
         return True
-    return origin in ("real", "swept") if has_real else origin == "synthetic"
+    # a stream's inputs are the real ones where there are any
+    return origin in (("real", "swept", "streamed") if has_real else ("synthetic", "streamed"))

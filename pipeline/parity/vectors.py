@@ -71,7 +71,7 @@ def write_vectors(tree: Path, vectors: Iterable[Vector]) -> list[dict[str, Any]]
     def tensors() -> Iterator[tuple[str, NDArray[Any]]]:
         for index, vector in enumerate(vectors):
             case = vector.case
-            entry = {"name": case.name, "origin": case.origin, "dims": dict(case.dims)}
+            entry = case.entry()
             entries.append({**entry, "noise": vector.noise} if vector.noise else entry)
             yield from ((f"{index}/in/{name}", array) for name, array in case.arrays.items())
             yield from ((f"{index}/out/{name}", array) for name, array in vector.outputs.items())
@@ -84,7 +84,7 @@ def write_vectors(tree: Path, vectors: Iterable[Vector]) -> list[dict[str, Any]]
 def read_vectors(file: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[Vector]:
     """The vectors of a safetensors file in order, each read when it is asked for.
 
-    entries: name, origin, dims and noise of each case, as in `cases.json`.
+    entries: what `cases.json` says of each case, its noise included.
     """
     with open_tensors(file) as tensors:
         keys: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
@@ -96,9 +96,7 @@ def read_vectors(file: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[V
                 side: {name: tensors[key] for name, key in keys[str(place), side].items()}
                 for side in ("in", "out")
             }
-            case = Case(
-                name=entry["name"], origin=entry["origin"], arrays=read["in"], dims=entry["dims"]
-            )
+            case = Case.of(entry, read["in"])
             yield Vector(case=case, outputs=read["out"], noise=entry.get("noise", {}))
 
 

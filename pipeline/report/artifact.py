@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from crosscast.pipeline.parity.task import TaskResult
 from crosscast.targets.families import preprocessing
+
+NAMED = 3
+"""Operators that are named of those that fell back."""
 
 
 def describe(manifest: Mapping[str, Any]) -> str:
@@ -15,7 +19,9 @@ def describe(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"{manifest['model']} {manifest['version']}, target {manifest['target']}",
         f"verdict: {verdict['status']}{reason}",
+        *_task(verdict.get("task")),
         *_precision(manifest.get("precision")),
+        *([f"note:    {manifest['said']}"] if manifest.get("said") else []),
         *(f"input:   {_tensor(tensor)}" for tensor in manifest["inputs"]),
         *(f"output:  {_tensor(tensor)}" for tensor in manifest["outputs"]),
         *_labels(manifest.get("labels")),
@@ -27,6 +33,15 @@ def describe(manifest: Mapping[str, Any]) -> str:
         "tools:   " + ", ".join(f"{name} {v}" for name, v in manifest["tools"].items()),
     ]
     return "\n".join(lines)
+
+
+def _task(task: Mapping[str, Any] | None) -> list[str]:
+    if not task:
+        return []
+    result = TaskResult.from_json(task)
+    return [
+        f"task:    {result.status}: {result.line}; {result.method}, samples sha256:{result.sha256}"
+    ]
 
 
 def _labels(labels: Mapping[str, Any] | None) -> list[str]:
@@ -54,10 +69,19 @@ def _samples(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _precision(precision: Mapping[str, Any] | None) -> list[str]:
+    """Weights by bytes, operators by what they compute in, and those that fell back."""
     if not precision:
         return []
     shares = ", ".join(f"{size} bytes {dtype}" for dtype, size in precision["weights"].items())
-    return [f"weights: {precision['delivered']} ({shares})"]
+    ops = ", ".join(f"{count} {form}" for form, count in precision.get("ops", {}).items())
+    wide = precision.get("fell_back", [])
+    named = ", ".join(f"{entry['name']} ({100 * entry['share']:.1f} %)" for entry in wide[:NAMED])
+    more = f" and {len(wide) - NAMED} more" if len(wide) > NAMED else ""
+    return [
+        f"weights: {precision['delivered']} ({shares})",
+        *([f"compute: {ops}"] if ops else []),
+        *([f"wider:   {named}{more}, than {precision['asked']}"] if wide else []),
+    ]
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

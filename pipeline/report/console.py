@@ -39,7 +39,12 @@ def describe(event: Event, *, verbose: bool) -> str:
         case StepFailed():
             lines = [f"FAILED  {event.step} [{event.status}]: {event.message}"]
             lines += [f"        fix: {event.fix}"] if event.fix else []
-            return "\n".join([*lines, f"        log: {event.log}"])
+            lines.append(f"        log: {event.log}")
+            if event.repeat:
+                lines.append(
+                    f"        repeat it alone ({event.size / MIB:.1f} MiB): {event.repeat}"
+                )
+            return "\n".join(lines)
         case StepSkipped():
             return f"skip    {event.step}  (because of {event.because})" if verbose else ""
         case Message():
@@ -141,4 +146,5 @@ def summary(events: list[TargetFinished]) -> str:
         reason = f": {event.reason}" if event.reason else ""
         where = f"  -> {event.artifact}" if event.artifact else "  (nothing delivered)"
         lines.append(f"{event.target:<{width}}  {event.status}{reason}{where}")
+        lines += [f"{'':<{width}}  repeat it alone: {event.repeat}"] if event.repeat else []
     return "\n".join(lines)

@@ -18,6 +18,7 @@ STAGES: Mapping[str, str] = {
     for name in (
         "samples",
         "reference",
+        "score",
         "export",
         "simplify",
         "convert",

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import CrosscastError, StageError
 from crosscast.pipeline.manifest import write_json
-from crosscast.pipeline.parity.conditioning import ROUNDOFF, noise, rounded
+from crosscast.pipeline.parity.conditioning import MEASURED, noise, rounded
 from crosscast.pipeline.parity.samples import Case, dynamic_dims, read_cases
+from crosscast.pipeline.parity.streams import require_fed, resumed, states
 from crosscast.pipeline.parity.tensors import encoded
 from crosscast.pipeline.parity.vectors import DTYPES, Vector, write_vectors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, dtype_name
@@ -27,8 +28,8 @@ from crosscast.targets.base import Session
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write the vectors, the cases and the signature completed with the outputs.
 
-    Raises StageError where the source refuses a case, is not deterministic, or changes its outputs
-    from case to case.
+    Raises StageError where the source refuses a case, is not deterministic, changes its outputs
+    from case to case, or does not give what a state is `fed_by`.
     """
     source = options["source"]
     module = open_source(source)
@@ -38,34 +39,54 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     layout = common_layout(session.outputs) or common_layout(signature.inputs)
     seen = _Seen(signature, layout)
     out.mkdir(parents=True, exist_ok=True)
-    write_vectors(out, _vectors(session, read_cases(inputs["samples"]), seen))
+    cases = read_cases(inputs["samples"])
+    write_vectors(out, _vectors(session, cases, seen, own=states(signature)))
     write_json(out / "signature.json", seen.signature().to_json())
     notes = {"non_finite": seen.non_finite} if seen.non_finite else {}
     return StageResult(dependencies=module.dependencies(), notes=notes)
 
 
-def _vectors(session: Session, cases: Iterator[Case], seen: _Seen) -> Iterator[Vector]:
-    for index, case in enumerate(cases):
-        outputs = _answer(session, case)
+def _vectors(
+    session: Session, cases: Iterator[Case], seen: _Seen, *, own: Mapping[str, str]
+) -> Iterator[Vector]:
+    answers: dict[str, Arrays] = {}
+    beside = _Rounded(session, own)
+    for index, given in enumerate(cases):
+        case = resumed(given, answers, own=own)
+        outputs = answer(session, case)
+        require_fed(case, outputs, own=own)
+        answers = {case.name: outputs}
         if index == 0:
-            _require_same(outputs, _answer(session, case))
+            _require_same(outputs, answer(session, case))
         seen.add(case, outputs)
-        measured = _noise(session, case, outputs) if case.origin == "adversarial" else {}
-        yield Vector(case=case, outputs=outputs, noise=measured)
+        yield Vector(case=case, outputs=outputs, noise=beside.noise(case, outputs))
 
 
-def _noise(session: Session, case: Case, outputs: Arrays) -> dict[str, dict[str, float]]:
-    """What rounding the inputs changes of the outputs, by precision."""
-    found: dict[str, dict[str, float]] = {}
-    for precision in ROUNDOFF:
-        inputs = rounded(case.arrays, precision=precision, seed=len(case.name))
-        again = _answer(session, replace(case, arrays=inputs))
-        if measured := noise(outputs, again):
-            found[precision] = measured
-    return found
+class _Rounded:
+    """The source beside itself with rounded inputs, on a stream from its own state then."""
+
+    def __init__(self, session: Session, own: Mapping[str, str]) -> None:
+        self._session = session
+        self._own = own
+        self._answers: dict[str, dict[str, Arrays]] = {}
+
+    def noise(self, case: Case, outputs: Arrays) -> dict[str, dict[str, float]]:
+        """What rounding changes of the outputs, by precision."""
+        found: dict[str, dict[str, float]] = {}
+        for precision in MEASURED.get(case.origin, ()):
+            before = resumed(case, self._answers.get(precision, {}), own=self._own)
+            inputs = rounded(before.arrays, precision=precision, seed=len(case.name))
+            again = answer(self._session, replace(case, arrays=inputs))
+            self._answers[precision] = {case.name: again}
+            if measured := noise(outputs, again):
+                found[precision] = measured
+        return found
 
 
-def _answer(session: Session, case: Case) -> Arrays:
+def answer(session: Session, case: Case) -> Arrays:
+    """The source's outputs for a case. Raises StageError where it refuses it, or gives what no
+    artifact can.
+    """
     # copies: the source may write into its inputs, and may use its output buffers again
     given = {name: array.copy() for name, array in case.arrays.items()}
     try:

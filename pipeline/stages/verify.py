@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
-from crosscast.pipeline.manifest import write_json
-from crosscast.pipeline.parity.baseline import Baseline, gather, proves_nothing
+from crosscast.pipeline.manifest import LABELLED, write_json
+from crosscast.pipeline.parity.baseline import Baseline, Gathered, proves_nothing
+from crosscast.pipeline.parity.batches import Stacking, groups
 from crosscast.pipeline.parity.conditioning import floor_db
 from crosscast.pipeline.parity.io import delivered, given, restored
-from crosscast.pipeline.parity.metrics import Extent, Numbers, compare
-from crosscast.pipeline.parity.samples import Case
-from crosscast.pipeline.parity.tolerance import Tolerance, is_gated, tolerance
+from crosscast.pipeline.parity.metrics import Extent, Measured, Numbers, measured
+from crosscast.pipeline.parity.samples import Case, Origin, read_cases
+from crosscast.pipeline.parity.scores import Answer, scores
+from crosscast.pipeline.parity.streams import resumed, states
+from crosscast.pipeline.parity.task import SCORES, Accepted, Labelled, compared
+from crosscast.pipeline.parity.tolerance import Tolerance, excess, is_gated, tolerance
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
-from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
+from crosscast.pipeline.parity.verdict import Audit, FellBack, Row, Verdict, judge
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
 from crosscast.pipeline.stages import StageResult, function
-from crosscast.pipeline.worker.usercode import described
-from crosscast.targets.base import Precision, Session, classes, read_notes, remark
+from crosscast.pipeline.worker.usercode import described, own_files
+from crosscast.targets.base import ADVICE, SAID, Precision, Session, classes, read_notes, remark
 
 
 def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) -> StageResult:
     """Write `verdict.json`. An artifact that does not load, run or agree is a failed verdict, not
     an error of the stage.
+
+    Where there are the inputs `labelled` and `scores` (of the stage `score`), it is judged by its
+    task as well, as `options["task"]` accepts it.
     """
     reference = inputs["reference"]
     found = verify(
@@ -37,10 +47,12 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         signature=read_signature(reference),
         vectors=lambda: read_reference(reference),
         options=options,
+        labelled=_labelled(inputs, options["task"]) if "labelled" in inputs else None,
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "verdict.json", found.to_json())
-    return StageResult(notes={"status": found.status, "reason": found.reason})
+    notes = {"status": found.status, "reason": found.reason}
+    return StageResult(dependencies=own_files(), notes=notes)
 
 
 def verify(
@@ -49,6 +61,7 @@ def verify(
     signature: Signature,
     vectors: Callable[[], Iterator[Vector]],
     options: Mapping[str, Any],
+    labelled: Labelled | None = None,
 ) -> Verdict:
     """The verdict on an artifact.
 
@@ -58,6 +71,7 @@ def verify(
     None for the source's. narrowed: dtypes that it has in place of the source's. pixels: inputs
     that are images. labels: of the classes that it has to name. parity: the user's limits.
     explain: reference to the target's function that says why outputs may be off, or empty.
+    labelled: what its task is judged on as well, where the config asks for it.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
     asked = _asked(artifact, options["precision_asked"])
@@ -69,7 +83,7 @@ def verify(
         problem = f"the artifact does not load: {_said(error)}"
         limits = tolerance(asked, options["parity"])
         return judge(audit=Audit(asked=asked, delivered=""), tolerance=limits, problems=[problem])
-    audit = Audit(asked=asked, delivered=held.delivered, weights=dict(held.weights))
+    audit = _audit(asked, held)
     limits = tolerance(held.delivered, options["parity"])
     if options["no_runtime"]:
         return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])
@@ -84,7 +98,6 @@ def verify(
         return judge(audit=audit, tolerance=limits, problems=[problem])
     if session is None:
         return judge(audit=audit, tolerance=limits, unproven="no runtime for it on this host")
-    baseline = gather(vectors())
     trial = _Trial(
         session=session,
         signature=signature,
@@ -93,13 +106,13 @@ def verify(
         narrowed=options["narrowed"],
         pixels=options["pixels"],
         labels=options["labels"],
-        baseline=baseline,
         precision=held.delivered,
         limits=limits,
+        own=states(signature),
     )
     problems = trial.declared()
     try:
-        rows = list(chain.from_iterable(trial.rows(vector, problems) for vector in vectors()))
+        baseline, rows = trial.held_against(vectors)
     except Unproven as error:
         return judge(audit=audit, tolerance=limits, problems=problems, unproven=error.message)
     verdict = judge(
@@ -107,7 +120,7 @@ def verify(
         tolerance=limits,
         outputs=[tensor.name for tensor in signature.outputs],
         rows=rows,
-        problems=[*problems, *trial.refusals()],
+        problems=[*problems, *trial.problems, *trial.refusals()],
         origins=baseline.origins,
         unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
     )
@@ -116,7 +129,49 @@ def verify(
         verdict = replace(verdict, reason="\n".join([verdict.reason, *said]))
     if verdict.status == "passed" and (told := remark(session)):
         verdict = replace(verdict, reason=f"{verdict.reason}; {told}")
-    return replace(verdict, quantization=trial.quantization())
+    verdict = _told(verdict, read_notes(artifact))
+    verdict = replace(verdict, quantization=trial.quantization())
+    return _with_task(verdict, trial, labelled) if labelled else verdict
+
+
+def _labelled(inputs: Mapping[str, Path], task: Mapping[str, Any]) -> Labelled:
+    tree = inputs["labelled"]
+    told = json.loads((tree / LABELLED).read_text(encoding="utf-8"))
+    return Labelled(
+        cases=lambda: read_cases(tree),
+        source=json.loads((inputs["scores"] / SCORES).read_text(encoding="utf-8")),
+        sha256=told["sha256"],
+        accepted=Accepted(**task),
+    )
+
+
+def _with_task(verdict: Verdict, trial: _Trial, labelled: Labelled) -> Verdict:
+    """The verdict with what the artifact is worth at its task."""
+    accepted = labelled.accepted
+    try:
+        found = scores(
+            trial.answers(labelled.cases()),
+            metric=accepted.metric,
+            output=accepted.output or trial.signature.outputs[0].name,
+            classes=accepted.classes,
+        )
+    except MemoryError:
+        raise
+    except Unproven as error:
+        return verdict.joined("unverified", error.message)
+    except Exception as error:  # noqa: BLE001 - the source could be scored, so it is the artifact
+        return verdict.joined("failed", f"it cannot be scored as the source: {_said(error)}")
+    result = compared(labelled.source, found, accepted=accepted, sha256=labelled.sha256)
+    return verdict.joined(result.status, result.reason, task=result)
+
+
+def _told(verdict: Verdict, notes: Mapping[str, Any]) -> Verdict:
+    """The verdict with what the artifact's makers have to say: of what passed, how it came to it,
+    and of what failed, what to try.
+    """
+    key, joint = (SAID, "; ") if verdict.status == "passed" else (ADVICE, "\n")
+    said = notes.get(key) if verdict.status in ("passed", "failed") else ""
+    return replace(verdict, reason=f"{verdict.reason}{joint}{said}") if said else verdict
 
 
 def _asked(artifact: Path, asked: str) -> str:
@@ -127,9 +182,36 @@ def _asked(artifact: Path, asked: str) -> str:
     return own
 
 
+def _audit(asked: str, held: Precision) -> Audit:
+    """What was found of a file, held against what was asked for."""
+    wide = [entry for entry in held.operators if entry.fell_back(asked)]
+    total = sum(entry.size for entry in held.operators)
+    return Audit(
+        asked=asked,
+        delivered=held.delivered,
+        weights=dict(held.weights),
+        ops=dict(sorted(Counter(entry.form for entry in held.operators).items())),
+        fell_back=tuple(
+            FellBack(
+                name=entry.name,
+                op=entry.operator,
+                precision=str(entry.stored),
+                share=round(entry.size / total, 4),
+            )
+            for entry in sorted(wide, key=lambda entry: -entry.size)
+        ),
+        problems=held.problems,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
-    """An artifact's session beside what it has to agree with."""
+    """An artifact's session beside what it has to agree with.
+
+    own: which outputs feed which inputs (see `streams`). states: those outputs of the last case, in
+    the source's layout and dtypes. found: what was measured, by case. together: cases that were run
+    in one batch with others.
+    """
 
     session: Session
     signature: Signature
@@ -138,10 +220,14 @@ class _Trial:
     narrowed: Mapping[str, str]
     pixels: Sequence[str]
     labels: Sequence[str]
-    baseline: Baseline
     precision: str
     limits: Tolerance
+    own: Mapping[str, str]
     refused: dict[str, list[str]] = field(default_factory=dict)
+    states: dict[str, Arrays] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    found: dict[str, list[_Found]] = field(default_factory=dict)
+    together: set[str] = field(default_factory=set)
 
     def refusals(self) -> list[str]:
         """What the runtime said against running cases, each once."""
@@ -176,24 +262,132 @@ class _Trial:
     ) -> list[str]:
         """What the target says of the worst case, in lines."""
         case = next((it.case for it in vectors if it.case.name == verdict.worst_case), None)
-        return [] if case is None else explain(artifact=artifact, inputs=self._inputs(case))
+        return [] if case is None else explain(artifact=artifact, inputs=self._inputs(case.arrays))
 
-    def rows(self, vector: Vector, problems: list[str]) -> Iterator[Row]:
-        """The comparison of each output of a case; a refusal to run goes to `refused`."""
-        case = vector.case
-        wanted = permute(vector.outputs, tensors=self.signature.outputs, layout=self.layout)
+    def held_against(self, vectors: Callable[[], Iterator[Vector]]) -> tuple[Baseline, list[Row]]:
+        """What the source's outputs are like, and the comparison of each output of each case.
+
+        A case that is out of the limits in a batch is run alone, and that counts: a source may mix
+        the rows of a batch as well. Whether the artifact does where the source does not is for the
+        cases to show that are batches themselves.
+        """
+        gathered = Gathered()
+        stacking = Stacking.of(self.signature, layout=self.layout, declared=self.session.inputs)
+        for group in groups(vectors()):
+            gathered.add(group)
+            self._take(group, stacking)
+        baseline = gathered.baseline()
+        rows = self._rows(baseline)
+        again = {row.case for row in rows if excess(row.numbers, self.limits)} & self.together
+        if not again:
+            return baseline, rows
+        for group in groups(it for it in vectors() if it.case.name in again):
+            self._take(group, None)
+        return baseline, self._rows(baseline)
+
+    def _take(self, group: Sequence[Vector], stacking: Stacking | None) -> None:
+        """Run vectors of equal shapes, and measure what comes of them."""
+        answered = [
+            (vector, found)
+            for vector, found in zip(group, self._answers(group, stacking), strict=True)
+            if found is not None
+        ]
+        for vector, found in answered:
+            self.found[vector.case.name] = []
+            named = self._named(list(found))
+            self.problems.extend(text for text in named if text not in self.problems)
+        for tensor in self.signature.outputs:
+            pairs = [(vector, got) for vector, got in answered if tensor.name in got]
+            wanted = [self._wanted(vector, tensor) for vector, _ in pairs]
+            numbers = measured(wanted, [got[tensor.name] for _, got in pairs])
+            by_case = dict(zip((vector.case.name for vector, _ in pairs), numbers, strict=True))
+            for vector, _ in answered:
+                self.found[vector.case.name].append(
+                    _Found(
+                        case=vector.case.name,
+                        origin=vector.case.origin,
+                        output=tensor.name,
+                        noise=vector.noise.get(self.precision, {}).get(tensor.name),
+                        measured=by_case.get(vector.case.name),
+                    )
+                )
+
+    def _wanted(self, vector: Vector, tensor: Tensor) -> NDArray[Any]:
+        alone = {tensor.name: vector.outputs[tensor.name]}
+        return permute(alone, tensors=(tensor,), layout=self.layout)[tensor.name]
+
+    def _answers(
+        self, group: Sequence[Vector], stacking: Stacking | None
+    ) -> Iterator[Arrays | None]:
+        """What the artifact gives for each case, None where it refuses. Real cases of equal shapes
+        are run several at a time, but for the first of them.
+        """
+        cases = [vector.case for vector in group]
+        if stacking is None or cases[0].origin != "real":
+            yield from map(self._answer, cases)
+            return
+        yield self._answer(cases[0])
+        for part in stacking.parts(cases[1:]):
+            yield from self._together(part, stacking)
+
+    def _together(self, part: Sequence[Case], stacking: Stacking) -> Iterator[Arrays | None]:
+        """The answers of one run for several cases; each alone where that does not do."""
+        if len(part) > 1:
+            try:
+                found = self._ran(stacking.stacked(part))
+                apart = stacking.split(found, part)
+            except Unproven:
+                raise
+            except Exception:  # noqa: BLE001 - what an artifact cannot take at once, it may one by one
+                apart = []
+            if apart:
+                self.together.update(case.name for case in part)
+                yield from apart
+                return
+        yield from map(self._answer, part)
+
+    def _answer(self, given: Case) -> Arrays | None:
+        """What the artifact gives for a case; a refusal to run goes to `refused`."""
+        case = resumed(given, self.states, own=self.own)
         try:
-            got = self.session.run(self._inputs(case))
-            found = self._restored(got)
+            found = self._ran(case.arrays)
+            self._keep(case, found)
         except (MemoryError, Unproven):
             raise
         except Exception as error:  # noqa: BLE001 - the artifact must take every case
             self.refused.setdefault(_said(error), []).append(case.name)
-            return
-        problems.extend(text for text in self._named(list(found)) if text not in problems)
+            return None
+        return found
+
+    def _ran(self, arrays: Arrays) -> Arrays:
+        return self._restored(self.session.run(self._inputs(arrays)))
+
+    def _keep(self, case: Case, found: Arrays) -> None:
+        """Hold the state that the artifact leaves, for a case that follows."""
+        named = {*self.own.values()} & {*found}
+        self.states.clear()
+        self.states[case.name] = self._as_source({name: found[name] for name in named})
+
+    def answers(self, cases: Iterable[Case]) -> Iterator[Answer]:
+        """The outputs for labelled cases, as the source would give them."""
+        for case in cases:
+            assert case.label is not None
+            try:
+                found = self._ran(case.arrays)
+            except (MemoryError, Unproven):
+                raise
+            except Exception as error:
+                told = f"its runtime fails on labelled sample '{case.name}': {_said(error)}"
+                raise StageError(told) from error
+            yield Answer(case=case.name, outputs=self._as_source(found), label=case.label)
+
+    def _as_source(self, found: Arrays) -> Arrays:
+        """The outputs in the layout that the source gives."""
+        result = dict(found)
         for tensor in self.signature.outputs:
-            noise = vector.noise.get(self.precision, {}).get(tensor.name)
-            yield self._row(case, tensor.name, wanted, found, noise)
+            laid_out = (tensor.permuted(self.layout),)
+            result = permute(result, tensors=laid_out, layout=tensor.layout)
+        return result
 
     def _named(self, found: list[str]) -> list[str]:
         """What is wrong with the names of outputs and their order."""
@@ -217,39 +411,55 @@ class _Trial:
             if tensor.name in found
         }
 
-    def _inputs(self, case: Case) -> Arrays:
+    def _inputs(self, arrays: Arrays) -> Arrays:
         # copies, since a runtime may write into what it is given
-        copies = {name: array.copy() for name, array in case.arrays.items()}
+        copies = {name: array.copy() for name, array in arrays.items()}
         fed = permute(copies, tensors=self.signature.inputs, layout=self.layout)
         if self.io is not None or self.narrowed:
             return given(fed, tensors=self.session.inputs)
         return {tensor.name: fed[tensor.name] for tensor in self.signature.inputs}
 
-    def _row(
-        self, case: Case, output: str, wanted: Arrays, found: Arrays, noise: float | None
-    ) -> Row:
-        typical = self.baseline.typical[output]
+    def _rows(self, baseline: Baseline) -> list[Row]:
+        has_real = baseline.has_real
+        return [
+            self._row(one, typical=baseline.typical[one.output], has_real=has_real)
+            for one in chain.from_iterable(self.found.values())
+        ]
+
+    def _row(self, one: _Found, *, typical: Extent, has_real: bool) -> Row:
         floor = math.inf
-        if noise is not None:
-            floor = floor_db(noise, own=Extent.of(wanted[output]), typical=typical)
-        if output in found:
-            numbers = compare(wanted[output], found[output], typical=typical)
-        else:
-            numbers = Numbers(problem="missing")
+        if one.noise is not None and one.measured is not None:
+            floor = floor_db(one.noise, own=one.measured.own, typical=typical)
         return Row(
-            case=case.name,
-            output=output,
-            origin=case.origin,
+            case=one.case,
+            output=one.output,
+            origin=one.origin,
             gated=is_gated(
-                case.origin,
+                one.origin,
                 precision=self.precision,
-                has_real=self.baseline.has_real,
+                has_real=has_real,
                 floor_db=floor,
                 limits=self.limits,
             ),
-            numbers=numbers,
-            floor_db=None if noise is None else floor,
+            numbers=Numbers(problem="missing")
+            if one.measured is None
+            else one.measured.numbers(typical),
+            floor_db=None if one.noise is None else floor,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What is known of an output of a case before it is known what is typical of it.
+
+    noise: see `Vector`. measured: None where the output is missing.
+    """
+
+    case: str
+    origin: Origin
+    output: str
+    noise: float | None
+    measured: Measured | None
 
 
 def _compare_labels(found: Sequence[str], wanted: Sequence[str]) -> list[str]:

@@ -5,10 +5,8 @@ the reference evaluator elsewhere.
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +15,7 @@ from pydantic import Field
 from crosscast.pipeline.errors import StageError, Unproven
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import Delivered, Kind, Options, Precision, Session
+from crosscast.targets.base import Kind, Options, Session
 from crosscast.targets.families import tensorflow as tensorflow_family
 from crosscast.targets.families import torch as torch_family
 from crosscast.targets.families.coreml_features import (
@@ -86,18 +84,6 @@ DIM_PREFIX = "crosscast.dim."
 """User-defined metadata "crosscast.dim.<input>.<axis>": the name of a dynamic dimension, for which
 Core ML itself has no place."""
 
-WEIGHT_BITS = {
-    "float16": 16,
-    "float32": 32,
-    "float64": 64,
-    "int8": 8,
-    "uint8": 8,
-    "uint6": 6,
-    "int4": 4,
-    "uint4": 4,
-}
-"""Of the dtypes that weights have; their names are MIL's in small letters."""
-
 IO_DTYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "DOUBLE": "float64", "INT32": "int32"}
 NARROWED: Mapping[str, str] = {
     "float16": "float32",
@@ -105,17 +91,6 @@ NARROWED: Mapping[str, str] = {
     **dict.fromkeys(("bool", "int8", "uint8", "int16", "uint16", "int64"), "int32"),
 }
 """What an input or output is for a dtype that Core ML's arrays do not have in a ML Program."""
-DELIVERED: Mapping[str, Delivered] = {
-    "float16": "fp16",
-    "float32": "fp32",
-    "float64": "fp32",
-    "int8": "int8",
-    "uint8": "int8",
-    "uint6": "int8",
-    "int4": "int4",
-    "uint4": "int4",
-}
-
 
 MOST_TOLD = 3
 """Operators that people are told of; what comes after them lost its values by them."""
@@ -162,7 +137,7 @@ def open(*, artifact: Path) -> Session:
     if sys.platform != "darwin":
         return evaluated(artifact=artifact)
     return Beside(
-        _session(_spec(artifact), core_ml(artifact)), lambda: evaluated(artifact=artifact)
+        _session(spec_of(artifact), core_ml(artifact)), lambda: evaluated(artifact=artifact)
     )
 
 
@@ -170,7 +145,7 @@ def core_ml(artifact: Path) -> Predict:
     """One prediction of Core ML itself, which exists on macOS only."""
     import coremltools
 
-    spec = _spec(artifact)
+    spec = spec_of(artifact)
     inputs, _ = _interface(spec)
     units = spec.description.metadata.userDefined.get(UNITS, "all")
     try:
@@ -199,7 +174,7 @@ def evaluated(*, artifact: Path, ideal: bool = False, watch: Watching | None = N
     """
     from crosscast.targets.families.mil.session import MilSession
 
-    spec, root = _spec(artifact), (artifact / MODEL / SPEC).parent
+    spec, root = spec_of(artifact), (artifact / MODEL / SPEC).parent
     session = MilSession(spec=spec, root=root, ideal=ideal, watch=watch)
     return _session(spec, session.predict, remark=session.remark)
 
@@ -215,7 +190,7 @@ def program(artifact: Path) -> Function:
     """The program of the saved file, with its constants."""
     from crosscast.targets.families.mil.session import function_of
 
-    return function_of(_spec(artifact), (artifact / MODEL / SPEC).parent)
+    return function_of(spec_of(artifact), (artifact / MODEL / SPEC).parent)
 
 
 def overwrite(artifact: Path, constants: Mapping[str, NDArray[Any]]) -> None:
@@ -224,7 +199,7 @@ def overwrite(artifact: Path, constants: Mapping[str, NDArray[Any]]) -> None:
 
     root = (artifact / MODEL / SPEC).parent
     blobs = Blobs(root)
-    for function in _spec(artifact).mlProgram.functions.values():
+    for function in spec_of(artifact).mlProgram.functions.values():
         for operation in function.block_specializations[function.opset].operations:
             if operation.type == "const" and operation.outputs[0].name in constants:
                 place = operation.attributes["val"].blobFileValue
@@ -281,22 +256,6 @@ def _session(spec: Any, predict: Predict, *, remark: str = "") -> Session:
     return Renamed(session, names) if names else session
 
 
-def precision(*, artifact: Path) -> Precision:
-    """Audit the constants of the saved program; names, shapes, and other integers do not count."""
-    weights: Counter[str] = Counter()
-    for constant, packed in _constants(_spec(artifact)):
-        kind = constant.DESCRIPTOR.fields_by_name["dataType"].enum_type
-        dtype = kind.values_by_number[constant.dataType].name.lower()
-        if dtype in WEIGHT_BITS:
-            sizes = [dim.constant.size for dim in constant.dimensions]
-            weights[packed or dtype] += -(-prod(sizes) * WEIGHT_BITS[dtype] // 8)
-    shares: Counter[Delivered] = Counter()
-    for dtype, size in weights.items():
-        shares[DELIVERED[dtype]] += size
-    delivered = shares.most_common(1)[0][0] if shares else "fp16"
-    return Precision(delivered=delivered, weights=dict(sorted(weights.items())))
-
-
 def interface(artifact: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The inputs and outputs that the saved file declares, by its own names. Runs on every host.
 
@@ -304,7 +263,7 @@ def interface(artifact: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     declares no shapes of its outputs; they are then those of the program, whose unknown dimensions
     are called "<output>_<axis>".
     """
-    return _interface(_spec(artifact))
+    return _interface(spec_of(artifact))
 
 
 def _interface(spec: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -348,7 +307,8 @@ def _messages() -> Any:
     return importlib.import_module(f"{name}.proto.Model_pb2")
 
 
-def _spec(artifact: Path) -> Any:
+def spec_of(artifact: Path) -> Any:
+    """The package's description. Raises StageError where it cannot be read."""
     from google.protobuf.message import DecodeError
 
     spec = _messages().Model()
@@ -357,34 +317,6 @@ def _spec(artifact: Path) -> Any:
     except (OSError, DecodeError) as error:
         raise StageError(f"{MODEL} cannot be read as a Core ML package: {error}") from error
     return spec
-
-
-def _constants(spec: Any) -> Iterator[tuple[Any, str]]:
-    """The tensor types of all constants, plain and compressed, and what is packed in their bytes
-    where that is something else.
-    """
-    for function in spec.mlProgram.functions.values():
-        for block in function.block_specializations.values():
-            yield from _block_constants(block)
-
-
-def _block_constants(block: Any) -> Iterator[tuple[Any, str]]:
-    for operation in block.operations:
-        if operation.type.startswith("const"):
-            for name, value in operation.attributes.items():
-                yield value.type.tensorType, _packed(operation, name)
-            for given in operation.inputs.values():
-                yield from ((one.value.type.tensorType, "") for one in given.arguments)
-        for inner in operation.blocks:
-            yield from _block_constants(inner)
-
-
-def _packed(operation: Any, name: str) -> str:
-    """The dtype of indices into a palette, as many of which as fit share a byte."""
-    if operation.type != "constexpr_lut_to_dense" or name != "indices":
-        return ""
-    (colours,) = operation.attributes["lut"].type.tensorType.dimensions
-    return f"uint{(colours.constant.size - 1).bit_length()}"
 
 
 def _program_shapes(spec: Any) -> dict[str, tuple[int | str, ...]]:

@@ -24,9 +24,9 @@ from crosscast.targets.families.coreml import (
     answers,
     evaluated,
     overwrite,
-    precision,
     program,
 )
+from crosscast.targets.families.coreml_audit import LEVELS, Audited, precision
 from crosscast.targets.families.coreml_convert import normalise
 from crosscast.targets.families.coreml_describe import without_classes
 
@@ -233,6 +233,28 @@ def on_steps(weight: NDArray[Any], steps: Steps) -> bool:
     return bool(np.abs(places - np.rint(places)).max() < NEAR)
 
 
+def _give_steps(artifact: Path) -> None:
+    """Give channels whose steps float16 rounds to 0 steps of 1 and levels of 0, in place.
+
+    coremltools divides such weights by 0 and writes the last levels. They are of no account: the
+    largest is less than 127 of the smallest float16.
+    """
+    import numpy as np
+
+    audited = Audited(artifact)
+    for operation in audited.operations:
+        scales = audited.value(operation, "scale") if operation.type in LEVELS else None
+        if scales is None or scales.ndim == 0 or scales.all():
+            continue
+        levels = LEVELS[operation.type][0]
+        held, axis = audited.value(operation, levels), audited.value(operation, "axis")
+        shape = scales.shape  # as many axes as the weights have, where none is said
+        if axis is not None:
+            shape = tuple(-1 if place == axis else 1 for place in range(held.ndim))
+        audited.write(operation, levels, np.where(scales.reshape(shape) == 0, 0, held))
+        audited.write(operation, "scale", np.where(scales == 0, 1, scales))
+
+
 def _palettized(package: Any, bits: int, group: int | None) -> Any:
     from coremltools.optimize import coreml
 
@@ -256,6 +278,7 @@ def _write(model: Path, out: Path, compress: Callable[[Any], Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     compress(bare).save(str(out / MODEL))
     normalise(out / MODEL, put_back)
+    _give_steps(out)
     if not precision(artifact=out).weights.keys() - precision(artifact=model).weights.keys():
         raise StageError(
             f"Core ML: no weight of the model has {LEAST} elements that could be compressed",

@@ -32,6 +32,15 @@ def note(
 
 
 def _remarks(manifest: Mapping[str, Any]) -> list[str]:
+    states = [
+        f"`{tensor['name']}` is a state: feed it what `{tensor['fed_by']}` was in the call before."
+        for tensor in manifest["inputs"]
+        if tensor.get("fed_by")
+    ]
+    return states + _calibrated(manifest)
+
+
+def _calibrated(manifest: Mapping[str, Any]) -> list[str]:
     calibration = manifest.get("calibration") or {}
     if calibration.get("origin") != "synthetic":
         return []

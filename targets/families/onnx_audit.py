@@ -1,4 +1,4 @@
-"""What the weights of an ONNX or ORT file are kept in: counted by bytes.
+"""What an ONNX or ORT file is kept in, by bytes of its weights, and what its operators compute in.
 
 Weights are constants that operators compute with. Shapes, indices, scales and zero points are
 none. Integers are weights only where an operator reads them as stored numbers.
@@ -7,45 +7,21 @@ none. Integers are weights only where an operator reads them as stored numbers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.base import Delivered, Precision
-
-DELIVERED: Mapping[str, Delivered] = {
-    "float32": "fp32",
-    "float64": "fp32",
-    "float16": "fp16",
-    "bfloat16": "fp16",
-    "int8": "int8",
-    "uint8": "int8",
-    "int32": "int8",  # biases of int8 layers
-    "int4": "int4",
-    "uint4": "int4",
-}
-FLOATS = {name for name, precision in DELIVERED.items() if precision in ("fp32", "fp16")}
-
-BYTES = ("int8", "uint8")
-"""What is a stored number where it is cast: no shape and no index is kept in them."""
-
-STORED: Mapping[str, tuple[Sequence[int], Sequence[int]]] = {
-    "QuantizeLinear": ((0,), ()),
-    "DequantizeLinear": ((0,), ()),
-    "MatMulInteger": ((0, 1), ()),
-    "ConvInteger": ((0, 1), ()),
-    "QLinearConv": ((0, 3, 8), ()),
-    "QLinearMatMul": ((0, 3), ()),
-    "QGemm": ((0, 3, 6), ()),
-    "MatMulIntegerToFloat": ((0, 1), (6,)),
-    "DynamicQuantizeMatMul": ((1,), (4,)),
-    "DynamicQuantizeLSTM": ((1, 2), (3,)),
-    "QAttention": ((0, 1), (2,)),
-    "MatMulNBits": ((1,), (5,)),
-    "GatherBlockQuantized": ((0,), ()),
-}
-"""Operators that read stored numbers: the inputs that are, and those that are floats as they are.
-All others are scales and zero points."""
+from crosscast.targets.families.onnx_compute import computing
+from crosscast.targets.families.onnx_held import (
+    BYTES,
+    DELIVERED,
+    FLOAT_KINDS,
+    FLOATS,
+    STORED,
+    Held,
+    Node,
+)
+from crosscast.targets.families.onnx_scales import problems
 
 MOVING = ("Gather", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity")
 """Operators that pass stored numbers on."""
@@ -55,30 +31,6 @@ INTEGER = ("MatMulInteger", "ConvInteger")
 
 BLOCKWISE = ("MatMulNBits", "GatherBlockQuantized")
 """Those that keep several numbers in a byte."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """One operator. bits: of a stored number, where the operator says it.
-    halves: whether it makes float16 of something.
-    """
-
-    operator: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    bits: int | None = None
-    halves: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """What a file holds. constants: dtype (numpy's name) and bytes by name. attributes: bytes of
-    float32 numbers that operators hold themselves (trees, support vectors).
-    """
-
-    constants: Mapping[str, tuple[str, int]]
-    nodes: Sequence[Node] = field(default_factory=tuple)
-    attributes: int = 0
 
 
 def audit(held: Held) -> Precision:
@@ -95,7 +47,12 @@ def audit(held: Held) -> Precision:
     for dtype, size in weights.items():
         shares[DELIVERED[dtype]] += size
     delivered = shares.most_common(1)[0][0] if shares else _by_graph(held)
-    return Precision(delivered=delivered, weights=dict(sorted(weights.items())))
+    return Precision(
+        delivered=delivered,
+        weights=dict(sorted(weights.items())),
+        operators=computing(held),
+        problems=tuple(problems(held, factors=_factors(held))),
+    )
 
 
 def refuse_unless(found: Precision, asked: Delivered, *, target: str) -> None:
@@ -126,7 +83,7 @@ def _weights(held: Held) -> Iterator[tuple[str, int]]:
                 if index in data:
                     stored.add(name)
                     if node.operator in BLOCKWISE:
-                        packed[name] = "uint8" if node.bits == 8 else "int4"
+                        packed[name] = "uint8" if node.numbers.get("bits") == 8 else "int4"
                 elif index not in plain:
                     scales.add(name)
         elif node.operator == "Cast":
@@ -164,4 +121,8 @@ def _factors(held: Held) -> set[str]:
 def _by_graph(held: Held) -> Delivered:
     if any(node.operator in STORED for node in held.nodes):
         return "int8"
-    return "fp16" if any(node.halves for node in held.nodes) else "fp32"
+    return "fp16" if any(_halves(node) for node in held.nodes) else "fp32"
+
+
+def _halves(node: Node) -> bool:
+    return node.operator == "Cast" and FLOAT_KINDS.get(node.numbers.get("to", 0)) == "float16"

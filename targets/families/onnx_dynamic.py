@@ -36,10 +36,12 @@ from crosscast.targets.families.onnx_calibrate import Samples, measured, sample_
 from crosscast.targets.families.onnx_int8 import excluded_nodes
 from crosscast.targets.families.onnx_pairs import quiet
 from crosscast.targets.families.onnx_sensitivity import (
+    Found,
     Kept,
     Search,
     Trial,
     Watched,
+    bytes_of,
     gated_activations,
     told,
 )
@@ -92,16 +94,16 @@ def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, o
         return made
 
     work = _Dynamic(source, excluded, chosen)
-    result, kept = work.quantized(Kept(), True), Kept()
+    result, found = work.quantized(Kept(), True), None
     if samples is not None:
         names = {tensor.name for tensor in signature[0]}
-        result, kept = work.searched(sample_reader(samples=samples, names=names))
+        result, found = work.searched(sample_reader(samples=samples, names=names))
     if interface(result) != signature:
         raise StageError("onnx-int8-dynamic: quantization changed the model's inputs or outputs")
     save(result, out)
     check(out, "the quantized model")
     refuse_unless(onnx_runtime.precision(artifact=out), "int8", target="onnx-int8-dynamic")
-    carry(model, out, **told(kept))
+    carry(model, out, **(work.told(found, bytes_of(model), bytes_of(out)) if found else {}))
 
 
 def _prepared(
@@ -139,7 +141,7 @@ class _Dynamic:
             onnx_weights.round_weights(self._source, self._wanted)
         self._rounding: Rounding | None = None
 
-    def searched(self, samples: Samples) -> tuple[ModelProto, Kept]:
+    def searched(self, samples: Samples) -> tuple[ModelProto, Found]:
         """The model, and what it keeps in float so as to keep its answers."""
         read = self._read()
         rounding = Rounding(
@@ -164,6 +166,19 @@ class _Dynamic:
             weights=lambda: (self._make(), rounding.rounded),
             ample=LEVELS[-1],  # there are no ranges, which half of the samples could be tried with
         ).found()
+
+    def told(self, found: Found, in_float: int, delivered: int) -> dict[str, Any]:
+        """The notes of what was found. in_float, delivered: bytes of the files."""
+        read = set(self._read())
+        readers = {
+            node.name: node.input[0]
+            for node in self._source.graph.node
+            if node.op_type in COMPUTING and node.input[0] in read
+        }
+        kept = found.kept.activations
+        operators = {name: tensor for name, tensor in readers.items() if tensor in kept}
+        sizes = {"float": in_float, "delivered": delivered}
+        return told(found, operators=operators, total=len(readers), sizes=sizes)
 
     def quantized(self, kept: Kept, every: bool) -> ModelProto:  # noqa: ARG002
         """The model in int8; it has no ranges that samples could be left out of."""

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.base import Options, read_notes
+from crosscast.targets.base import ADVICE, Options, read_notes
 from crosscast.targets.families import onnx_pairs as pairs
 from crosscast.targets.families import onnx_runtime, onnx_weights
 from crosscast.targets.families.onnx import (
@@ -31,18 +31,23 @@ from crosscast.targets.families.onnx_bias import Rounding
 from crosscast.targets.families.onnx_calibrate import Measured, Samples, measured, sample_reader
 from crosscast.targets.families.onnx_pairs import COMPUTING, PRODUCTS
 from crosscast.targets.families.onnx_sensitivity import (
+    Found,
     Kept,
     Search,
     Trial,
+    bytes_of,
     gated_activations,
     told,
 )
 from crosscast.targets.families.onnx_stored import refuse_quantized, shipped_as_it_is, with_floats
 from crosscast.targets.families.onnx_upgrade import upgraded
-from crosscast.targets.families.sensitivity import half
+from crosscast.targets.families.repair import RepairOptions
+from crosscast.targets.families.sensitivity import half, limits_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
+
+    from crosscast.pipeline.parity.tolerance import Tolerance
 
 PER_CHANNEL_OPSET = 13
 QDQ_OPSET = 10
@@ -88,12 +93,13 @@ class StaticOptions(Options):
         default=False,
         description="Weights in 7 bits, for x86 processors without VNNI, where 8 bits overflow.",
     )
-    operators: tuple[str, ...] | None = Field(
+    operators: tuple[str, ...] | Literal["all"] | None = Field(
         default=None,
         description="Operator types that are quantized; default those that compute with weights "
         "(convolutions, matrix products, recurrent layers, embeddings) and those that pass on "
         "what is int8 already. Sums, softmax, normalisations and activation functions stay in "
-        "float unless they are named here.",
+        "float unless they are named here; all: each that can be quantized, products of two "
+        "activations too.",
     )
     exclude: tuple[str, ...] = Field(
         default=(), description="Names of nodes, or operator types, that stay in float."
@@ -109,9 +115,24 @@ class StaticOptions(Options):
         return value
 
 
-def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path) -> None:
-    """Write the quantized model, checked; its inputs and outputs keep their dtypes."""
-    chosen = StaticOptions.model_validate(options)
+class Asked(StaticOptions, RepairOptions):
+    """All that `quantize` is told."""
+
+
+def quantize(
+    *,
+    model: Path,
+    options: Mapping[str, Any],
+    samples: Path | None,
+    out: Path,
+    parity: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the quantized model, checked; its inputs and outputs keep their dtypes.
+
+    parity: the target's own limits, which what stays in float is chosen by. It is chosen on the
+    calibration samples alone: the parity samples would judge what was fitted to them.
+    """
+    chosen = Asked.model_validate(options)
     if samples is None:
         raise StageError(
             "onnx-int8: static quantization needs calibration samples",
@@ -129,13 +150,16 @@ def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, o
 
     signature = interface(load(model))
     names = {tensor.name for tensor in signature[0]}
-    result, kept = _quantized(source, sample_reader(samples=samples, names=names), chosen)
+    work = _Static(source, sample_reader(samples=samples, names=names), chosen)
+    result, found = work.all_in_int8(), None
+    if chosen.on_mismatch == "keep-float":
+        result, found = work.searched(limits_of(parity or {}))
     if interface(result) != signature:
         raise StageError("onnx-int8: quantization changed the model's inputs or outputs")
     save(result, out)
     check(out, "the quantized model")
     refuse_unless(onnx_runtime.precision(artifact=out), "int8", target="onnx-int8")
-    carry(model, out, **told(kept))
+    carry(model, out, **(work.told(found, bytes_of(model), bytes_of(out)) if found else FAILS))
 
 
 def _raised(model: ModelProto, chosen: StaticOptions, *, asked: bool) -> ModelProto:
@@ -151,35 +175,24 @@ def _raised(model: ModelProto, chosen: StaticOptions, *, asked: bool) -> ModelPr
     return upgraded(model, needed) if found < needed else model
 
 
-def _quantized(
-    make: Callable[[], ModelProto], samples: Samples, chosen: StaticOptions
-) -> tuple[ModelProto, Kept]:
-    """The quantized model of the one that `make` gives each time, and what it keeps in float."""
-    work = _Static(make, samples, chosen)
-    return Search(
-        trial=work.trial,
-        quantized=work.quantized,
-        activations=pairs.activations(work.typed, work.bearing(Kept())),
-        gates=lambda groups: gated_activations(work.typed, groups, work.found, chosen.activation),
-        weights=lambda: (make(), work.rounding.rounded),
-    ).found()
-
-
 class _Static:
-    """A model on its way to int8: `typed`, whose weights are rounded, and the ranges `found`."""
+    """A model on its way to int8: `typed`, whose weights are rounded, and the ranges `found`.
+
+    make: gives the float model, each time anew.
+    """
 
     def __init__(
         self, make: Callable[[], ModelProto], samples: Samples, chosen: StaticOptions
     ) -> None:
-        self._samples, self._chosen = samples, chosen
+        self._make, self._samples, self._chosen = make, samples, chosen
         source = make()
         self._excluded = set(excluded_nodes(source, chosen.exclude, target="onnx-int8"))
         self._operators = _operators(chosen)
-        self.trial = Trial(source, samples)
         on_steps = chosen.per_channel and not chosen.reduce_range
         if on_steps:
             onnx_weights.round_weights(source, self._wanted)
-        self._nodes = {node.name for node in _computing(source) if self._wanted(node)}
+        every = chosen.operators == "all"
+        self._nodes = {n.name for n in _computing(source, every=every) if self._wanted(n)}
         self.typed = with_types(pairs.isolated(source, self._nodes))
         self._floats = pairs.activations(self.typed, self._nodes)
         self.found = self._measured(samples)
@@ -191,6 +204,42 @@ class _Static:
             per_channel=chosen.per_channel,
             compensates=on_steps,
         )
+
+    def all_in_int8(self) -> ModelProto:
+        """The model in which all that the options name is in int8."""
+        return self.quantized(Kept(), True)
+
+    def searched(self, limits: Tolerance) -> tuple[ModelProto, Found]:
+        """The model within those limits, and what it keeps in float for it."""
+        nodes = self.bearing(Kept())
+        return Search(
+            trial=Trial(self._make(), self._samples, limits),
+            quantized=self.quantized,
+            activations=pairs.activations(self.typed, nodes),
+            fragile=pairs.fragile(self.typed, nodes, self.found),
+            gates=lambda groups: gated_activations(
+                self._exact(), groups, self.found, self._chosen.activation
+            ),
+            weights=lambda: (self._make(), self.rounding.rounded),
+        ).found()
+
+    def told(self, found: Found, in_float: int, delivered: int) -> dict[str, Any]:
+        """The notes of what was found. in_float, delivered: bytes of the files."""
+        every = self.bearing(Kept())
+        lost = every - self.bearing(Kept(activations=found.kept.activations))
+        operators = {
+            node.name: next(name for name in pairs.touched(node) if name in found.kept.activations)
+            for node in self.typed.graph.node
+            if node.name in lost
+        }
+        sizes = {"float": in_float, "delivered": delivered}
+        return told(found, operators=operators, total=len(every), sizes=sizes)
+
+    def _exact(self) -> ModelProto:
+        """`typed` with its weights as they were."""
+        model = onnx_weights.copied(self.typed)
+        onnx_weights.replace(model.graph, onnx_weights.arrays(self._make().graph))
+        return model
 
     def bearing(self, kept: Kept) -> set[str]:
         """The names of the nodes whose activations are int8 where so much stays in float."""
@@ -229,6 +278,10 @@ class _Static:
         return self.found | self._measured(lambda: half(self._samples()))
 
 
+FAILS = {ADVICE: "with `on_mismatch: keep-float` the operators that int8 costs most stay in float"}
+"""The notes of a model that is all in int8, whatever that costs."""
+
+
 def _operators(chosen: StaticOptions) -> Collection[str]:
     """The operator types to quantize; StageError for one that the quantizer does not know."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -236,6 +289,8 @@ def _operators(chosen: StaticOptions) -> Collection[str]:
     if chosen.operators is None:
         return OPERATORS
     known = {*OPERATORS, *QDQRegistry, *QLinearOpsRegistry}
+    if chosen.operators == "all":
+        return known
     for name in chosen.operators:
         if name not in known:
             raise _unknown(name, known, "operators", "an operator that can be quantized")
@@ -268,16 +323,17 @@ def _alike(name: str, known: Collection[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _computing(model: ModelProto) -> Iterator[NodeProto]:
+def _computing(model: ModelProto, *, every: bool) -> Iterator[NodeProto]:
     """The nodes of the main graph whose activations can be int8.
 
-    Not those whose weights are computed, nor products with stacks of matrices.
+    Unless it is every one, not those whose weights are computed, nor products with stacks of
+    matrices.
     """
     weights = onnx_weights.floats(model.graph)
     for node in model.graph.node:
         if node.op_type in WEIGHTS_ONLY:
             continue
-        if node.op_type in COMPUTING:
+        if node.op_type in COMPUTING and not every:
             weight = weights.get(node.input[1])
             if weight is None or (node.op_type in PRODUCTS and len(weight.dims) != 2):
                 continue

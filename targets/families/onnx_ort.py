@@ -14,8 +14,9 @@ from crosscast.targets.base import SAID, Options, Precision
 from crosscast.targets.families import onnx as family
 from crosscast.targets.families import onnx_norms, onnx_runtime
 from crosscast.targets.families import onnx_ort_file as files
-from crosscast.targets.families.onnx_audit import Held, Node, audit
-from crosscast.targets.families.onnx_runtime import FLOAT16, OnnxSession, held_in
+from crosscast.targets.families.onnx_audit import audit
+from crosscast.targets.families.onnx_held import FLOAT_KINDS, Held, Node
+from crosscast.targets.families.onnx_runtime import OnnxSession, held_in
 
 MODEL = "model.ort"
 LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED"}
@@ -74,7 +75,9 @@ def open(*, artifact: Path) -> OnnxSession:
 
 
 def precision(*, artifact: Path) -> Precision:
-    """Audit the constants that the file itself holds. Raises StageError where it cannot be read."""
+    """Audit the file itself, as `onnx_runtime.precision` does. Raises StageError where it cannot be
+    read.
+    """
     try:
         return audit(_held((artifact / MODEL).read_bytes()))
     except ImportError:
@@ -84,15 +87,43 @@ def precision(*, artifact: Path) -> Precision:
 
 
 def _held(content: bytes) -> Held:
-    constants: dict[str, tuple[str, int]] = {}
+    constants: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
     nodes: list[Node] = []
+    results: set[str] = set()
     for graph in _graphs(files.read(content).Model().Graph()):
-        for index in range(graph.InitializersLength()):
-            tensor = graph.Initializers(index)
-            size = prod(tensor.Dims(axis) for axis in range(tensor.DimsLength()))
-            constants[tensor.Name().decode()] = held_in(tensor.DataType(), size)
+        tensors = (graph.Initializers(index) for index in range(graph.InitializersLength()))
+        constants |= {tensor.Name().decode(): tensor for tensor in tensors}
+        values = (graph.NodeArgs(index) for index in range(graph.NodeArgsLength()))
+        dtypes |= {
+            value.Name().decode(): FLOAT_KINDS.get(files.element_type(value), "")
+            for value in values
+        }
         nodes += [_node(graph.Nodes(index)) for index in range(graph.NodesLength())]
-    return Held(constants=constants, nodes=nodes)
+        results |= {graph.Outputs(index).decode() for index in range(graph.OutputsLength())}
+    return Held(
+        constants={
+            name: held_in(tensor.DataType(), prod(_shape(tensor)))
+            for name, tensor in constants.items()
+        },
+        nodes=nodes,
+        dtypes=dtypes,
+        results=results,
+        read=lambda name: _values(constants[name]),
+    )
+
+
+def _shape(tensor: Any) -> list[int]:
+    return [tensor.Dims(axis) for axis in range(tensor.DimsLength())]
+
+
+def _values(tensor: Any) -> Any:
+    """A constant's values; of those in less than a byte, the bytes."""
+    import numpy as np
+
+    name, _ = held_in(tensor.DataType(), 0)
+    raw = np.frombuffer(tensor.RawDataAsNumpy(), np.uint8)
+    return raw if name in ("int4", "uint4") else raw.view(name).reshape(_shape(tensor))
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
@@ -108,12 +139,10 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 def _node(node: Any) -> Node:
     attributes = (node.Attributes(place) for place in range(node.AttributesLength()))
-    numbers = {entry.Name().decode(): entry.I() for entry in attributes}
-    operator = node.OpType().decode()
     return Node(
-        operator=operator,
+        operator=node.OpType().decode(),
         inputs=[node.Inputs(index).decode() for index in range(node.InputsLength())],
         outputs=[node.Outputs(index).decode() for index in range(node.OutputsLength())],
-        bits=numbers.get("bits"),
-        halves=operator == "Cast" and numbers.get("to") == FLOAT16,
+        name=(node.Name() or b"").decode(),
+        numbers={entry.Name().decode(): entry.I() for entry in attributes},
     )

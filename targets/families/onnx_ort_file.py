@@ -50,6 +50,16 @@ def canonical(content: bytes) -> bytes:
     return bytes(builder.Output())
 
 
+def element_type(value: Any) -> int:
+    """ONNX's number of the type of a value's elements; 0 where it is no tensor."""
+    kind = value.Type()
+    if kind is None or kind.ValueType() != _schema("TypeInfoValue").TypeInfoValue.tensor_type:
+        return 0
+    tensor = _schema("TensorTypeAndShape").TensorTypeAndShape()
+    tensor.Init(kind.Value().Bytes, kind.Value().Pos)
+    return int(tensor.ElemType())
+
+
 def _resolver(builder: Any, resolver: Any) -> int:
     """Write, for each operator, which of its inputs and outputs a type string stands for."""
     entries = _entries(_known(resolver, fields=1), "OpKernelTypeStrArgs")

@@ -23,9 +23,10 @@ COMPUTING = (*onnx_weights.KERNELS, *PRODUCTS)
 """Operators with weights that compute in int8."""
 
 FRAGILE_DB = 28.0
-"""Signal-to-noise ratio in int8 below which what a matrix product reads stays in float, and only
-its weights become int8: a few values so large that all others share a few levels. The worst
-samples of MiniLM gain 4 dB by it; in networks without such outliers no tensor is below 34 dB."""
+"""Signal-to-noise ratio in int8 below which what a matrix product reads is first to stay in float,
+and only its weights become int8: a few values so large that all others share a few levels. The
+worst samples of MiniLM gain 4 dB by it; in networks without such outliers no tensor is below 34 dB.
+"""
 
 
 class PairOptions(Protocol):
@@ -91,7 +92,7 @@ def without_copies(model: ModelProto) -> None:
 
 
 def activations(model: ModelProto, nodes: Collection[str]) -> list[str]:
-    """The float tensors that the nodes read and write, weights left out."""
+    """The float tensors that are int8 where the nodes are, weights left out."""
     import onnx
 
     values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
@@ -101,18 +102,32 @@ def activations(model: ModelProto, nodes: Collection[str]) -> list[str]:
         name: None
         for node in model.graph.node
         if node.name in nodes
-        for name in (*node.input, *node.output)
+        for name in touched(node)
         if kinds.get(name) == onnx.TensorProto.FLOAT and name not in weights
     }
     return list(found)
 
 
-def bears(node: NodeProto, found: Mapping[str, Measured], floats: Collection[str]) -> bool:
-    """Whether int8 can hold what a node reads and writes."""
-    if any(name in floats and name not in found for name in (*node.input, *node.output)):
-        return False
-    source = found.get(node.input[0])
-    return node.op_type not in COMPUTING or (source is not None and source.snr_db >= FRAGILE_DB)
+def touched(node: NodeProto) -> Iterator[str]:
+    """The tensors of a node that are int8 where it is."""
+    yield from node.input
+    if node.op_type not in PRODUCTS:
+        yield from node.output
+
+
+def bears(node: NodeProto, found: Collection[str], floats: Collection[str]) -> bool:
+    """Whether what a node reads and writes can be int8: whether there is a range for it."""
+    return all(name in found or name not in floats for name in touched(node))
+
+
+def fragile(model: ModelProto, nodes: Collection[str], found: Mapping[str, Measured]) -> list[str]:
+    """What the computing ones of the nodes read that int8 holds badly, worst first."""
+    read = {
+        node.input[0]: found[node.input[0]].snr_db
+        for node in model.graph.node
+        if node.name in nodes and node.op_type in COMPUTING and node.input[0] in found
+    }
+    return sorted((name for name in read if read[name] < FRAGILE_DB), key=read.__getitem__)
 
 
 def with_pairs(

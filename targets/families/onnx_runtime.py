@@ -10,7 +10,8 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.targets.base import Precision
 from crosscast.targets.families.onnx import MODEL, attribute_bytes, graphs, load
-from crosscast.targets.families.onnx_audit import Held, Node, audit
+from crosscast.targets.families.onnx_audit import audit
+from crosscast.targets.families.onnx_held import FLOAT_KINDS, Held, Node
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +29,6 @@ DTYPES = {
         for bits in (8, 16, 32, 64)
     },
 }
-FLOAT16 = 10
-"""ONNX's number of the element type."""
 
 
 class OnnxSession:
@@ -69,35 +68,43 @@ def open(*, artifact: Path) -> OnnxSession:
 
 
 def precision(*, artifact: Path) -> Precision:
-    """Audit the weights: what they are kept in, by bytes."""
+    """Audit the file: what its weights are kept in, what its operators compute in, and the
+    parameters of its quantization.
+    """
     return audit(_held(load(artifact)))
 
 
 def _held(model: ModelProto) -> Held:
-    constants: dict[str, tuple[str, int]] = {}
-    nodes: list[Node] = []
-    for graph in graphs(model.graph):
-        constants |= {tensor.name: described(tensor) for tensor in graph.initializer}
+    from onnx import numpy_helper
+
+    constants: dict[str, TensorProto] = {}
+    dtypes: dict[str, str] = {}
+    every = list(graphs(model.graph))
+    for graph in every:
+        constants |= {tensor.name: tensor for tensor in graph.initializer}
+        for value in (*graph.input, *graph.value_info):
+            dtypes[value.name] = FLOAT_KINDS.get(value.type.tensor_type.elem_type, "")
         for node in graph.node:
             if node.op_type == "Constant":
                 values = [entry.t for entry in node.attribute if entry.name == "value"]
-                constants |= {
-                    name: described(tensor)
-                    for name, tensor in zip(node.output, values, strict=False)
-                }
-            nodes.append(_node(node))
-    attributes = sum(attribute_bytes(model).values())
-    return Held(constants=constants, nodes=nodes, attributes=attributes)
+                constants |= dict(zip(node.output, values, strict=False))
+    return Held(
+        constants={name: described(tensor) for name, tensor in constants.items()},
+        nodes=[_node(node) for graph in every for node in graph.node],
+        attributes=sum(attribute_bytes(model).values()),
+        dtypes=dtypes,
+        results={value.name for graph in every for value in graph.output},
+        read=lambda name: numpy_helper.to_array(constants[name]),
+    )
 
 
 def _node(node: NodeProto) -> Node:
-    numbers = {entry.name: entry.i for entry in node.attribute}
     return Node(
         operator=node.op_type,
         inputs=list(node.input),
         outputs=list(node.output),
-        bits=numbers.get("bits"),
-        halves=node.op_type == "Cast" and numbers.get("to") == FLOAT16,
+        name=node.name,
+        numbers={entry.name: entry.i for entry in node.attribute},
     )
 
 

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
-from crosscast.targets.base import KEPT
-from crosscast.targets.families import onnx_weights, sensitivity
+from crosscast.targets.families import onnx_weights, repair, sensitivity
 from crosscast.targets.families.onnx import MODEL, save
 from crosscast.targets.families.onnx_calibrate import Measured, Samples, refused
-from crosscast.targets.families.sensitivity import LEVELS, Room, Squash, Standard
+from crosscast.targets.families.sensitivity import LEVELS, Room, Squash, Standard, union
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto
+
+    from crosscast.pipeline.parity.tolerance import Tolerance
 
 SQUASHING: Mapping[str, Squash] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 
@@ -58,13 +59,15 @@ def watched(model: ModelProto) -> list[Watched]:
 class Trial:
     """A float model's answers to some calibration samples, to hold others against."""
 
-    def __init__(self, model: ModelProto, samples: Samples) -> None:
+    def __init__(
+        self, model: ModelProto, samples: Samples, limits: Tolerance | None = None
+    ) -> None:
         self._samples = samples
         places = sensitivity.spread(sum(1 for _ in samples()))
         tensors = watched(model)
         wanted = sensitivity.held(_answers(model, tensors, self._taken(places)))
         self._places = places[: len(wanted)]
-        self._standard = Standard(wanted, [tensor.squash for tensor in tensors])
+        self._standard = Standard(wanted, [tensor.squash for tensor in tensors], limits)
 
     def room(self, model: ModelProto) -> Room:
         """What a quantized model leaves; none at all where it does not run."""
@@ -74,10 +77,10 @@ class Trial:
             return Room([-math.inf])
         return Room([self._standard.room_db(place, each) for place, each in enumerate(found)])
 
-    def costs(
+    def rooms(
         self, gated: ModelProto, names: Sequence[Watched], count: int, hardest: Sequence[int]
-    ) -> list[float]:
-        """What each of so many gates costs when it alone is open, on the samples at `hardest`."""
+    ) -> list[Room]:
+        """What each of so many gates leaves when it alone is open, on the samples at `hardest`."""
         import numpy as np
 
         taken = list(self._taken([self._places[place] for place in hardest]))
@@ -88,7 +91,7 @@ class Trial:
             for index, values in enumerate(answers)
         ]
         width = len(hardest)
-        return [Room(rooms[at : at + width]).cost for at in range(0, len(rooms), width)]
+        return [Room(rooms[at : at + width]) for at in range(0, len(rooms), width)]
 
     def _taken(self, places: Sequence[int]) -> Iterator[Arrays]:
         return sensitivity.at(self._samples(), places)
@@ -252,11 +255,38 @@ class Kept(NamedTuple):
     weights: frozenset[str] = frozenset()
 
 
-def told(kept: Kept) -> dict[str, Any]:
-    """The notes that say what stayed in float."""
-    lists = {"activations": kept.activations, "weights": kept.weights}
-    found = {key: sorted(names) for key, names in lists.items() if names}
-    return {KEPT: {"biases": "corrected", **found}} if kept.corrected else {}
+class Found(NamedTuple):
+    """What a search has chosen, and by what.
+
+    rooms: of the model that is all in int8, and of the chosen one. size: bytes of the former.
+    alone: the room that is left where a tensor alone is in int8, for those that stay in float.
+    """
+
+    kept: Kept
+    rooms: tuple[Room, Room]
+    size: int
+    alone: Mapping[str, Room]
+
+
+def told(
+    found: Found, *, operators: Mapping[str, str], total: int, sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """The notes that say what stayed in float; none where nothing was done.
+
+    operators: the nodes that are not in int8 by it, of a total, and the tensor that each touches.
+    sizes: bytes of the files in float and as delivered.
+    """
+    if found.kept == Kept():
+        return {}
+    whys = {name: repair.cost(room, f"'{name}'") for name, room in found.alone.items()}
+    return repair.told(
+        operators={name: whys[tensor] for name, tensor in operators.items()},
+        total=total,
+        weights={name: whys[name] for name in sorted(found.kept.weights)},
+        rooms=found.rooms,
+        sizes={"float": sizes["float"], "int8": found.size, "delivered": sizes["delivered"]},
+        **({"biases": "corrected"} if found.kept.corrected else {}),
+    )
 
 
 FLOAT_SHARE = 0.12
@@ -268,9 +298,10 @@ class Search:
     """Finds the least that has to stay in float for a quantized model to keep its answers.
 
     quantized: makes the model that keeps so much, with ranges from all samples or from half of
-    them. activations: the tensors that are int8 otherwise, in order; gates: makes the gated model
-    of groups of them, and says what to watch in it. weights: gives the float model and what int8
-    makes of its weights; called only where activations alone do not do.
+    them. activations: the tensors that are int8 otherwise, in order; fragile: those of them that
+    are expected to lose much, costliest first; gates: makes the gated model of groups of them, and
+    says what to watch in it. weights: gives the float model and what int8 makes of its weights;
+    called only where activations alone do not do.
     """
 
     def __init__(
@@ -281,25 +312,48 @@ class Search:
         activations: Sequence[str],
         gates: Callable[[Sequence[Collection[str]]], tuple[ModelProto, list[Watched]]],
         weights: Callable[[], tuple[ModelProto, Mapping[str, NDArray[Any]]]],
+        fragile: Sequence[str] = (),
         ample: float = LEVELS[0],
     ) -> None:
         self._trial, self._quantized, self._activations = trial, quantized, activations
         self._gates, self._weights, self._ample = gates, weights, ample
+        self._fragile = fragile
         self._rooms: dict[Kept, Room] = {}
+        self._alone: dict[str, Room] = {}
         self._last: tuple[Kept, ModelProto] | None = None
 
-    def found(self) -> tuple[ModelProto, Kept]:
+    def found(self) -> tuple[ModelProto, Found]:
         """The model and what it keeps in float: nothing where it has room as it is, and as much as
         may be where nothing helps.
         """
-        room = self._room(Kept())
-        if room.reaches(self._ample):
-            return self._model(Kept()), Kept()
-        kept = Kept(True)
-        if not (room.reaches(LEVELS[0]) and self._room(kept).reaches(self._ample)):
-            kept = self._least(room.hardest())
-        self._last = None
-        return self._quantized(kept, True), kept
+        before = self._room(Kept())
+        size = size_of(self._model(Kept()))
+        kept = self._chosen(before)
+        rooms = before, self._room(kept)
+        model = self._model(kept) if kept == Kept() else None
+        self._last = None  # which frees it first
+        return model or self._quantized(kept, True), Found(kept, rooms, size, self._alone)
+
+    def _chosen(self, before: Room) -> Kept:
+        # What is fragile has room on these samples only by chance, unless it is ample.
+        if before.reaches(LEVELS[-1] if self._fragile else self._ample):
+            return Kept()
+        room, fragile = before, frozenset(self._fragile)
+        if fragile:
+            self._measure([(name,) for name in self._fragile], before.hardest())
+            room = self._room(Kept(activations=fragile))
+            if room.reaches(self._ample):
+                return self._fewest_fragile(room.level)
+        corrected = Kept(True, fragile)
+        if room.reaches(LEVELS[0]) and self._room(corrected).reaches(self._ample):
+            return corrected
+        return self._least(room.hardest())
+
+    def _fewest_fragile(self, level: float) -> Kept:
+        names = sensitivity.needed(
+            self._fragile, lambda some: self._room(Kept(activations=some)).reaches(level)
+        )
+        return Kept(activations=frozenset(names))
 
     def _least(self, hardest: Sequence[int]) -> Kept:
         every, weights = frozenset(self._activations), frozenset[str]()
@@ -308,16 +362,27 @@ class Search:
             weights = self._float_weights(every, hardest)
             level = self._room(Kept(True, every, weights)).level
         if level == -math.inf:
+            self._measure(sensitivity.parts(self._activations), hardest)
             return Kept(True, every, weights)
         if self._room(Kept(True, weights=weights)).reaches(level):
             return Kept(True, weights=weights)
-        groups = sensitivity.parts(self._activations)
-        costs = self._trial.costs(*self._gates(groups), len(groups), hardest) if groups else []
-        order = sensitivity.ranked(groups, costs)
         kept = sensitivity.least(
-            order, lambda size: self._room(Kept(True, _union(order[:size]), weights)).reaches(level)
+            self._activations,
+            level=level,
+            measured=lambda groups: self._measure(groups, hardest),
+            room=lambda some: self._room(Kept(True, some, weights)),
         )
-        return Kept(True, kept, weights)
+        return Kept(True, frozenset(kept), weights)
+
+    def _measure(self, groups: Sequence[tuple[str, ...]], hardest: Sequence[int]) -> list[Room]:
+        """The room that each group of tensors leaves where it alone is in int8."""
+        if not groups:
+            return []
+        rooms = self._trial.rooms(*self._gates(groups), len(groups), hardest)
+        self._alone |= {
+            name: room for group, room in zip(groups, rooms, strict=True) for name in group
+        }
+        return rooms
 
     def _float_weights(self, every: frozenset[str], hardest: Sequence[int]) -> frozenset[str]:
         exact, rounded = self._weights()
@@ -326,18 +391,21 @@ class Search:
         groups = sensitivity.parts([name for name in sizes if sizes[name] <= most])
         if not groups:
             return frozenset()
-        costs = self._trial.costs(*gated_weights(exact, groups, rounded), len(groups), hardest)
-        order = _within(sensitivity.ranked(groups, costs), sizes, most)
-        level = self._room(Kept(True, every, _union(order))).level
+        gated = gated_weights(exact, groups, rounded)
+        rooms = self._trial.rooms(*gated, len(groups), hardest)
+        alone = dict(zip(groups, rooms, strict=True))
+        self._alone |= {name: room for group, room in alone.items() for name in group}
+        order = _within(sensitivity.ranked(alone), sizes, most)
+        level = self._room(Kept(True, every, union(order))).level
         if level == -math.inf:
-            return _union(order)
+            return union(order)
         if level <= self._room(Kept(True, every)).level:
             return frozenset()
         count = sensitivity.fewest(
             len(order),
-            lambda size: self._room(Kept(True, every, _union(order[:size]))).reaches(level),
+            lambda size: self._room(Kept(True, every, union(order[:size]))).reaches(level),
         )
-        return _union(order[:count])
+        return union(order[:count])
 
     def _room(self, kept: Kept) -> Room:
         if kept not in self._rooms:
@@ -351,8 +419,16 @@ class Search:
         return self._last[1]
 
 
-def _union(groups: Sequence[Collection[str]]) -> frozenset[str]:
-    return frozenset(name for group in groups for name in group)
+def size_of(model: ModelProto) -> int:
+    """The bytes of the files that a model is written to."""
+    with tempfile.TemporaryDirectory() as scratch:
+        save(model, Path(scratch))
+        return bytes_of(Path(scratch))
+
+
+def bytes_of(tree: Path) -> int:
+    """The bytes of the model's files in a tree."""
+    return sum(path.stat().st_size for path in tree.iterdir() if path.name.startswith(MODEL))
 
 
 def _within(

@@ -21,7 +21,7 @@ from crosscast.targets.families.onnx import (
     refuse_attributes,
     save,
 )
-from crosscast.targets.families.onnx_audit import STORED
+from crosscast.targets.families.onnx_held import STORED
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -14,7 +14,7 @@ the samples that it was calibrated on, 7 dB foretold, 7 dB on others).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -51,6 +51,9 @@ HARDEST = 2
 PARTS = 48
 """Parts whose costs are measured; what is more are groups of neighbours. Bounds the time."""
 
+DOUBTED = 8
+"""Of what was chosen, the most that are tried to be left out again. Bounds the time."""
+
 UNSURE = 8.0
 """Magnitude of what a sigmoid reads above which its answer is sure."""
 
@@ -62,7 +65,12 @@ class Room(NamedTuple):
 
     def reaches(self, level: float) -> bool:
         """Whether the hardest sample has so much room, and the typical one MARGIN_DB more."""
-        return min(self.samples) >= level and median(self.samples) >= level + MARGIN_DB
+        return self.worst >= level and median(self.samples) >= level + MARGIN_DB
+
+    @property
+    def worst(self) -> float:
+        """The room of the hardest sample."""
+        return min(self.samples)
 
     @property
     def level(self) -> float:
@@ -80,17 +88,27 @@ class Room(NamedTuple):
         return sorted(sorted(places, key=lambda place: self.samples[place])[:HARDEST])
 
 
+def limits_of(parity: Mapping[str, Any]) -> Tolerance:
+    """The limits of int8, with a target's own in their place: those that the gate will ask for."""
+    from crosscast.pipeline.parity.tolerance import tolerance
+
+    return tolerance("int8", parity)
+
+
 def room_db(
-    reference: NDArray[Any], given: NDArray[Any], *, typical: Extent, squash: Squash = ""
+    reference: NDArray[Any],
+    given: NDArray[Any],
+    *,
+    typical: Extent,
+    limits: Tolerance,
+    squash: Squash = "",
 ) -> float:
-    """How far a tensor is within int8's limits.
+    """How far a tensor is within the limits.
 
     squash: what reads the tensor, for its error to be judged where that is steepest.
     """
     from crosscast.pipeline.parity.metrics import compare
-    from crosscast.pipeline.parity.tolerance import TOLERANCES
 
-    limits = TOLERANCES["int8"]
     if squash:
         return _foretold(reference, given, squash, limits)
     numbers = compare(reference, given, typical=typical)
@@ -136,14 +154,19 @@ class Standard:
     """What a float model answers to samples, to hold others against.
 
     wanted: the watched tensors of each sample. squashes: what reads each of them.
+    limits: int8's own where none are given.
     """
 
     def __init__(
-        self, wanted: Sequence[Sequence[NDArray[Any]]], squashes: Sequence[Squash]
+        self,
+        wanted: Sequence[Sequence[NDArray[Any]]],
+        squashes: Sequence[Squash],
+        limits: Tolerance | None = None,
     ) -> None:
         from crosscast.pipeline.parity.metrics import Extent
 
         self._wanted, self._squashes = wanted, squashes
+        self._limits = limits or limits_of({})
         self._typical = [
             Extent.typical([Extent.of(values[index]) for values in wanted])
             for index in range(len(squashes))
@@ -153,7 +176,7 @@ class Standard:
         """The room of the watched tensors of the sample at `place`."""
         columns = zip(self._wanted[place], values, self._typical, self._squashes, strict=True)
         return min(
-            room_db(wanted, given, typical=typical, squash=squash)
+            room_db(wanted, given, typical=typical, limits=self._limits, squash=squash)
             for wanted, given, typical, squash in columns
         )
 
@@ -196,21 +219,68 @@ def parts(names: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
 
 
-def ranked(found: Sequence[tuple[str, ...]], costs: Sequence[float]) -> list[tuple[str, ...]]:
+def ranked(rooms: Mapping[tuple[str, ...], Room]) -> list[tuple[str, ...]]:
     """The parts, costliest first; equal ones in their order."""
-    places = sorted(range(len(found)), key=lambda place: -costs[place])
-    return [found[place] for place in places]
+    return sorted(rooms, key=lambda part: -rooms[part].cost)
 
 
-def least(order: Sequence[tuple[str, ...]], works: Callable[[int], bool]) -> frozenset[str]:
-    """The names of as few of the first parts as work; of all where none do, or where more than
-    half are needed: what is left would hardly be quicker for it, and other samples may fail by it
-    (PP-OCR's text recognition, one word in twelve).
+def union(groups: Iterable[Collection[str]]) -> frozenset[str]:
+    """The names of all groups."""
+    return frozenset(name for group in groups for name in group)
+
+
+def least(
+    names: Sequence[str],
+    *,
+    level: float,
+    measured: Callable[[Sequence[tuple[str, ...]]], Sequence[Room]],
+    room: Callable[[frozenset[str]], Room],
+) -> dict[str, Room]:
+    """As few of the names as are needed, costliest first, and the room that each leaves alone.
+
+    level: of LEVELS, what all of them reach. measured: the room that each of some parts leaves
+    alone. room: what is left with some names in float.
+
+    Parts are ranked by their cost, halved for the fewest that reach the level, ranked again one by
+    one where they are groups, and at last each is left out again where the others do without. The
+    level is a lower one where more than half of the parts would be needed for it. All stay in float
+    where that is so at the lowest: what is left would hardly be quicker for it, and other samples
+    may fail by it (PP-OCR's text recognition, one word in twelve).
     """
-    count = fewest(len(order), works)
-    if count is None or 2 * count > len(order):
-        count = len(order)
-    return frozenset(name for part in order[:count] for name in part)
+    found = parts(names)
+    alone = dict(zip(found, measured(found), strict=True))
+    order = ranked(alone)
+    for aim in (aim for aim in reversed(LEVELS) if aim <= level):
+        count = _enough(order, aim, room)
+        if count is not None and 2 * count <= len(order):
+            break
+    else:
+        return {name: alone[part] for part in order for name in part}
+    found = [(name,) for part in order[:count] for name in part]
+    if len(found) > len(order[:count]):
+        alone = dict(zip(found, measured(found), strict=True))
+        order = ranked(alone)
+        count = _enough(order, aim, room)
+    kept = needed([name for (name,) in order[:count]], lambda some: room(some).reaches(aim))
+    return {name: alone[name,] for name in kept}
+
+
+def _enough(
+    order: Sequence[tuple[str, ...]], aim: float, room: Callable[[frozenset[str]], Room]
+) -> int | None:
+    return fewest(len(order), lambda size: room(union(order[:size])).reaches(aim))
+
+
+def needed(names: Sequence[str], works: Callable[[frozenset[str]], bool]) -> list[str]:
+    """The names, costliest first, without those that the others work without: each of the last
+    DOUBTED is tried, the cheapest first.
+    """
+    kept = list(names)
+    for name in names[: -DOUBTED - 1 : -1]:
+        others = [each for each in kept if each != name]
+        if works(frozenset(others)):
+            kept = others
+    return kept
 
 
 def fewest(count: int, works: Callable[[int], bool]) -> int | None:

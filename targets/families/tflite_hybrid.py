@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from crosscast.targets.base import KEPT, NOTES
+from crosscast.targets.base import KEPT, NOTES, SAID
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.sensitivity import LEVELS
 from crosscast.targets.families.tflite import FILE
@@ -25,7 +25,14 @@ TOLD: Mapping[bool, dict[str, str]] = {
     False: {"biases": "corrected"},
     True: {"biases": "corrected", "arithmetic": "float"},
 }
-"""What is said of a file, by whether it computes in float."""
+"""What the notes of a file are, by whether it computes in float."""
+
+SAYS: Mapping[bool, str] = {
+    False: "int8 leaves answers little room: biases are fitted to samples",
+    True: "int8 leaves answers little room: biases are fitted to samples, and weights are given "
+    "back as floats before they are computed with",
+}
+"""The same for people."""
 
 
 def to_int8(
@@ -51,7 +58,7 @@ def to_int8(
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
     if kept.corrected:
-        notes = {KEPT: TOLD[kept.is_float]}
+        notes = {KEPT: TOLD[kept.is_float], SAID: SAYS[kept.is_float]}
         (out / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
 

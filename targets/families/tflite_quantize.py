@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,9 +14,9 @@ from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
-from crosscast.targets.base import KEPT, NOTES, Options
+from crosscast.targets.base import ADVICE, NOTES, Options
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.sensitivity import half
+from crosscast.targets.families.sensitivity import half, limits_of
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_bias import corrected
 from crosscast.targets.families.tflite_copy import shipped_as_it_is
@@ -24,10 +24,10 @@ from crosscast.targets.families.tflite_dynamic import quantize_weights, rounded
 from crosscast.targets.families.tflite_finish import make_names_unique, sign
 from crosscast.targets.families.tflite_integer import finish_integer, quantizable
 from crosscast.targets.families.tflite_samples import calibration
-from crosscast.targets.families.tflite_sensitivity import Kept, Search
+from crosscast.targets.families.tflite_sensitivity import Found, Kept, Search, Trial
 
 if TYPE_CHECKING:
-    pass
+    from crosscast.pipeline.parity.tolerance import Tolerance
 
 Operator = Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "CONV_2D_TRANSPOSE"]
 
@@ -42,6 +42,12 @@ EVERY = ("*",)
 """The quantizer's name for all operators that it knows, inputs and outputs among them."""
 
 Some = Callable[[Iterator[Arrays]], Iterator[Arrays]]
+
+FAILS = {
+    ADVICE: "with `on_mismatch: keep-float`, and without `io`, the operators that int8 costs most "
+    "stay in float"
+}
+"""The notes of a file that is all in int8, whatever that costs."""
 
 FLOAT16_LIMIT = 65504.0
 
@@ -83,10 +89,20 @@ def to_float16(
     files.write(made, out / FILE)
 
 
-def to_int8(*, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path) -> None:
+def to_int8(
+    *,
+    model: Path,
+    options: Mapping[str, Any],
+    samples: Path | None,
+    out: Path,
+    parity: Mapping[str, Any] | None = None,
+) -> None:
     """Write the file with int8 weights (a scale a channel) and int8 activations in the operators
     of `options["operators"]`; inputs, outputs and all other operators stay float32. By default,
-    the weights of recurrent layers, embeddings and such are int8, too.
+    the weights of recurrent layers, embeddings and such are int8, too. What int8 costs more than
+    its limits, or the target's own, `parity`, stays in float, unless `options["on_mismatch"]` is
+    "fail": it is chosen on the calibration samples alone, since the parity samples would judge what
+    was fitted to them.
 
     With `options["io"]` ("int8" or "uint8") every operator is quantized, and inputs and outputs
     are of that dtype. Activation ranges are the least and greatest values over the tree `samples`.
@@ -100,55 +116,78 @@ def to_int8(*, model: Path, options: Mapping[str, Any], samples: Path | None, ou
         raise StageError("int8 needs calibration samples", fix="declare samples.calibration")
     whole = files.read(model / FILE)
     io = options.get("io")
-    kept: dict[str, Any] = {}
+    work = _Static(model / FILE, EVERY if io else operators, samples)
+    found, notes = None, FAILS if work.ranges else {}
     if io:
-        content = _allocatable(quantizable(model / FILE), samples)
-        made = files.parse(_quantized(content, EVERY, samples))
+        made = files.parse(work.with_ranges(Kept(), True))
+    elif options.get("on_mismatch") == "fail" or not work.ranges:
+        made = work.quantized(Kept(), True)
     else:
-        made, kept = _searched(model / FILE, operators, samples)
+        made, found = work.searched(limits_of(parity or {}))
+    if not io:
         _keep_floats(made, whole)
     _restore_ports(made, whole)
     if io:
         finish_integer(made, dtype=io)
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
-    if kept:
-        (out / NOTES).write_text(json.dumps({KEPT: kept}, indent=2) + "\n", encoding="utf-8")
+    if found:
+        sizes = ((tree / FILE).stat().st_size for tree in (model, out))
+        notes = found.told(len(work.candidates), *sizes)
+    if notes:
+        (out / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
 
-def _searched(path: Path, operators: tuple[str, ...], samples: Path) -> tuple[Any, dict[str, Any]]:
-    """The objects of the quantized file, and what it keeps in float so as to keep its answers."""
-    content = _allocatable(path.read_bytes(), samples)
-    static = _has_operators(files.parse(content), operators, required=operators != QUANTIZABLE)
-    ranges = _ranges(content, operators, samples) if static else {}
+class _Static:
+    """A file on its way to int8, and the `ranges` of its tensors; none where it has no operator to
+    quantize.
+    """
 
-    @cache
-    def biased() -> bytes:
-        return corrected(content, samples)
+    def __init__(self, path: Path, operators: tuple[str, ...], samples: Path) -> None:
+        content = quantizable(path) if operators == EVERY else path.read_bytes()
+        self._content = _allocatable(content, samples)
+        self._operators, self._samples = operators, samples
+        required = operators != QUANTIZABLE
+        has = _has_operators(files.parse(self._content), operators, required=required)
+        self.ranges = _ranges(self._content, operators, samples) if has else {}
 
-    @cache
-    def narrower() -> dict[str, Any]:
-        return _ranges(content, operators, samples, some=half)
+    @cached_property
+    def candidates(self) -> dict[str, int]:
+        """The operators that may be kept in float."""
+        return _candidates(self._content, self._operators)
 
-    def quantized(kept: Kept, every: bool) -> Any:
-        given = biased() if kept.corrected else content
-        made = files.parse(given)
-        if static:
-            wide = ranges if every else narrower()
-            made = files.parse(_with_ranges(given, operators, wide, in_float=kept.operators))
-        if operators == QUANTIZABLE:
+    def searched(self, limits: Tolerance) -> tuple[Any, Found]:
+        """The objects of the file within those limits, and what it keeps in float for it."""
+        return Search(
+            trial=Trial(self._content, self._samples, limits),
+            content=self._content,
+            ranges=self.ranges,
+            quantized=self.quantized,
+            candidates=self.candidates,
+        ).found()
+
+    def quantized(self, kept: Kept, every: bool) -> Any:
+        """The objects of the file in int8, with the ranges of every sample or of half of them."""
+        made = files.parse(self.with_ranges(kept, every))
+        if self._operators == QUANTIZABLE:
             quantize_weights(made, unfolded=kept.operators if kept.is_float else ())
         return made
 
-    if not static:
-        return quantized(Kept(), True), {}
-    return Search(
-        content=content,
-        samples=samples,
-        ranges=ranges,
-        quantized=quantized,
-        candidates=_candidates(content, operators),
-    ).found()
+    def with_ranges(self, kept: Kept, every: bool) -> bytes:
+        """The bytes of the file with the operators in int8."""
+        given = self._biased if kept.corrected else self._content
+        if not self.ranges:
+            return given
+        ranges = self.ranges if every else self._narrower
+        return _with_ranges(given, self._operators, ranges, in_float=kept.operators)
+
+    @cached_property
+    def _biased(self) -> bytes:
+        return corrected(self._content, self._samples)
+
+    @cached_property
+    def _narrower(self) -> dict[str, Any]:
+        return _ranges(self._content, self._operators, self._samples, some=half)
 
 
 def _halve(made: Any, graph: Any) -> int:
@@ -174,6 +213,8 @@ def _halve(made: Any, graph: Any) -> int:
 
 
 def _has_operators(made: Any, operators: tuple[str, ...], *, required: bool) -> bool:
+    if operators == EVERY:
+        return True
     wanted = {SCHEMA_NAMES.get(name, name) for name in operators}
     present = {
         files.operator_name(made, operator)
@@ -187,11 +228,6 @@ def _has_operators(made: Any, operators: tuple[str, ...], *, required: bool) -> 
             fix="use tflite-fp16 or tflite-fp32 for this model",
         )
     return bool(wanted & present)
-
-
-def _quantized(content: bytes, operators: tuple[str, ...], samples: Path) -> bytes:
-    """The quantized file's bytes."""
-    return _with_ranges(content, operators, _ranges(content, operators, samples))
 
 
 def _job(content: bytes, operators: tuple[str, ...], in_float: Collection[str] = ()) -> Any:

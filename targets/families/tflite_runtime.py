@@ -12,16 +12,7 @@ from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.targets.base import Delivered, Precision
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.tflite import FILE
-
-ARITHMETIC = frozenset(
-    (
-        "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE",
-        "FULLY_CONNECTED", "BATCH_MATMUL", "SVDF", "LSTM", "RNN",
-        "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM",
-        "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN",
-    )
-)  # fmt: skip
-"""The operators whose constants are a model's weights, for the audit."""
+from crosscast.targets.families.tflite_compute import ARITHMETIC, computing, problems
 
 DELIVERED: Mapping[str, Delivered] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 """Precisions by the dtype of weights; other constants are shapes, indices and biases."""
@@ -115,7 +106,7 @@ def open(*, artifact: Path) -> LiteRtSession:
 def precision(*, artifact: Path) -> Precision:
     """Audit the file: bytes of its constants by dtype, and what holds most of the bytes of the
     weights of convolutions, matrix products and recurrent layers (of all constants, where the
-    model has none of these).
+    model has none of these); what these compute in, and the parameters of quantization.
     """
     return audited(files.read(artifact / FILE))
 
@@ -132,7 +123,12 @@ def audited(made: Any) -> Precision:
             weights[dtype] += size if ARITHMETIC & readers else 0
     judged = weights if any(weights.values()) else every
     heaviest = max(DELIVERED, key=lambda dtype: judged[dtype])
-    return Precision(delivered=DELIVERED[heaviest], weights=dict(sorted((+every).items())))
+    return Precision(
+        delivered=DELIVERED[heaviest],
+        weights=dict(sorted((+every).items())),
+        operators=computing(made),
+        problems=tuple(problems(made)),
+    )
 
 
 def _tensors(details: list[dict[str, Any]], named: dict[str, Any]) -> tuple[Tensor, ...]:

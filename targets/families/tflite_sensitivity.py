@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
-from crosscast.targets.families import sensitivity
+from crosscast.targets.families import repair, sensitivity
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.sensitivity import AT_ONCE, LEVELS, Room, Squash, Standard
 from crosscast.targets.families.tflite_finish import sign
@@ -19,6 +19,8 @@ from crosscast.targets.families.tflite_samples import calibration
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from crosscast.pipeline.parity.tolerance import Tolerance
 
 SQUASHING: Mapping[str, Squash] = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
 
@@ -46,7 +48,7 @@ def watched(made: Any) -> list[tuple[int, Squash]]:
 class Trial:
     """A float file's answers to some calibration samples, to hold others against."""
 
-    def __init__(self, content: bytes, samples: Path) -> None:
+    def __init__(self, content: bytes, samples: Path, limits: Tolerance | None = None) -> None:
         self._samples = samples
         places = sensitivity.spread(sum(1 for _ in calibration(samples)))
         made = files.parse(content)
@@ -55,15 +57,15 @@ class Trial:
         wanted = sensitivity.held(answers(made, [index for index, _ in tensors], taken))
         self._places = places[: len(wanted)]
         squashes = [squash for _, squash in tensors]
-        self._standard = Standard(wanted, squashes)
+        self._standard = Standard(wanted, squashes, limits)
 
     def room(self, content: bytes) -> Room:
         """What a quantized file leaves; none at all where it does not run."""
         return self._room(files.parse(content), range(len(self._places)))
 
-    def cost(self, made: Any, hardest: Sequence[int]) -> float:
-        """What a file loses on the samples at `hardest`."""
-        return self._room(made, hardest).cost
+    def alone(self, made: Any, hardest: Sequence[int]) -> Room:
+        """What a file leaves on the samples at `hardest`."""
+        return self._room(made, hardest)
 
     def _room(self, made: Any, places: Sequence[int]) -> Room:
         taken = self._taken([self._places[place] for place in places])
@@ -120,12 +122,13 @@ def rounding(content: bytes, operators: Sequence[int], ranges: Mapping[str, Any]
     chosen = [graph.operators[place] for place in operators]
     editor = files.Editor(made, graph)
     for operator in chosen:
-        source, output = int(operator.inputs[0]), int(operator.outputs[0])
-        at = graph.operators.index(operator)
-        if files.text(graph.tensors[source].name) in ranges:
-            steps, rounded = _rounded(editor, source, ranges)
-            operator.inputs = [rounded, *list(operator.inputs)[1:]]
-            graph.operators[at:at] = steps
+        output = int(operator.outputs[0])
+        operator.inputs = list(operator.inputs)
+        for port, source in enumerate(operator.inputs):
+            if _is_read(made, graph, source, ranges):
+                steps, operator.inputs[port] = _rounded(editor, source, ranges)
+                at = graph.operators.index(operator)
+                graph.operators[at:at] = steps
         if files.text(graph.tensors[output].name) in ranges and output not in graph.outputs:
             steps, rounded = _rounded(editor, output, ranges)
             for reader in graph.operators:
@@ -134,6 +137,14 @@ def rounding(content: bytes, operators: Sequence[int], ranges: Mapping[str, Any]
             after = graph.operators.index(operator) + 1
             graph.operators[after:after] = steps
     return made
+
+
+def _is_read(made: Any, graph: Any, index: int, ranges: Mapping[str, Any]) -> bool:
+    """Whether an input is there, is no constant, and has a range."""
+    tensor = graph.tensors[index]
+    is_there = index >= 0 and files.text(tensor.name) in ranges
+    is_float = is_there and files.numpy_name(tensor.type) == "float32"
+    return is_float and files.data_of(made, tensor) is None
 
 
 def _rounded(editor: files.Editor, index: int, ranges: Mapping[str, Any]) -> tuple[list[Any], int]:
@@ -169,6 +180,39 @@ class Kept(NamedTuple):
     corrected: bool = False
 
 
+class Found(NamedTuple):
+    """What a search has chosen, and by what.
+
+    rooms: of the file that is all in int8, and of the chosen one. size: bytes of the former.
+    alone: the room that is left where an operator alone is in int8, for those that stay in float.
+    """
+
+    kept: Kept
+    rooms: tuple[Room, Room]
+    size: int
+    alone: Mapping[str, Room]
+
+    def told(self, total: int, in_float: int, delivered: int) -> dict[str, Any]:
+        """The notes that say what stayed in float, of a total of operators; none where nothing was
+        done. in_float, delivered: bytes of the files.
+        """
+        if self.kept == Kept():
+            return {}
+        arithmetic = "float" if self.kept.is_float else "dynamic"
+        return repair.told(
+            operators={
+                name: repair.cost(self.alone[name], "the operator")
+                for name in sorted(self.kept.operators)
+            },
+            total=total,
+            weights={},
+            rooms=self.rooms,
+            sizes={"float": in_float, "int8": self.size, "delivered": delivered},
+            biases="corrected",
+            **({"arithmetic": arithmetic} if self.kept.operators else {}),
+        )
+
+
 class Search:
     """Finds the least that has to stay in float for a quantized file to keep its answers.
 
@@ -180,29 +224,28 @@ class Search:
     def __init__(
         self,
         *,
+        trial: Trial,
         content: bytes,
-        samples: Path,
         ranges: Mapping[str, Any],
         quantized: Callable[[Kept, bool], Any],
         candidates: Mapping[str, int],
     ) -> None:
-        self._trial = Trial(content, samples)
-        self._content, self._ranges = content, ranges
+        self._trial, self._content, self._ranges = trial, content, ranges
         self._quantized, self._candidates = quantized, candidates
         self._rooms: dict[Kept, Room] = {}
+        self._alone: dict[str, Room] = {}
         self._last: tuple[Kept, bytes] | None = None
 
-    def found(self) -> tuple[Any, dict[str, Any]]:
-        """The file's objects, and the notes of what it keeps in float."""
-        room = self._room(Kept())
-        if room.reaches(LEVELS[0]):
-            return files.parse(self._file(Kept())), {}
-        kept = self._least(room.hardest())
-        told: dict[str, Any] = {"biases": "corrected"}
-        if kept.operators:
-            told["activations"] = sorted(kept.operators)
-            told["arithmetic"] = "float" if kept.is_float else "dynamic"
-        return self._quantized(kept, True), told
+    def found(self) -> tuple[Any, Found]:
+        """The file's objects, and what it keeps in float."""
+        before = self._room(Kept())
+        size = len(self._file(Kept()))
+        if before.reaches(LEVELS[0]):
+            return files.parse(self._file(Kept())), Found(Kept(), (before, before), size, {})
+        kept = self._least(before.hardest())
+        return self._quantized(kept, True), Found(
+            kept, (before, self._room(kept)), size, self._alone
+        )
 
     def _least(self, hardest: Sequence[int]) -> Kept:
         every = frozenset(self._candidates)
@@ -210,22 +253,27 @@ class Search:
         is_float = rounded < min(exact, LEVELS[1])
         level = exact if is_float else rounded
         if level == -math.inf:
+            self._measure(sensitivity.parts(list(self._candidates)), hardest)
             return Kept(every, True, True)
         if self._room(Kept(corrected=True)).reaches(level):
             return Kept(corrected=True)
-        groups = sensitivity.parts(list(self._candidates))
-        costs = [self._cost(group, hardest) for group in groups]
-        order = sensitivity.ranked(groups, costs)
+        kept = sensitivity.least(
+            list(self._candidates),
+            level=level,
+            measured=lambda groups: self._measure(groups, hardest),
+            room=lambda some: self._room(Kept(some, is_float, True)),
+        )
+        return Kept(frozenset(kept), is_float, True)
 
-        def works(size: int) -> bool:
-            names = frozenset(name for group in order[:size] for name in group)
-            return self._room(Kept(names, is_float, True)).reaches(level)
-
-        return Kept(sensitivity.least(order, works), is_float, True)
-
-    def _cost(self, group: Sequence[str], hardest: Sequence[int]) -> float:
-        places = [self._candidates[name] for name in group]
-        return self._trial.cost(rounding(self._content, places, self._ranges), hardest)
+    def _measure(self, groups: Sequence[tuple[str, ...]], hardest: Sequence[int]) -> list[Room]:
+        """The room that each group of operators leaves where it alone is in int8."""
+        rooms = []
+        for group in groups:
+            places = [self._candidates[name] for name in group]
+            made = rounding(self._content, places, self._ranges)
+            rooms.append(self._trial.alone(made, hardest))
+            self._alone |= dict.fromkeys(group, rooms[-1])
+        return rooms
 
     def _room(self, kept: Kept) -> Room:
         if kept not in self._rooms:

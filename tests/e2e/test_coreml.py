@@ -17,7 +17,7 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
 from crosscast.targets import coreml_fp16 as target
 from crosscast.targets.base import remark
-from crosscast.targets.families import coreml
+from crosscast.targets.families import coreml, coreml_audit
 
 pytestmark = [
     pytest.mark.e2e,
@@ -176,7 +176,7 @@ def convert(tree: Path, name: str = "out", **options: Any) -> Path:
 
 
 def operations(artifact: Path) -> list[Any]:
-    main = coreml._spec(artifact).mlProgram.functions["main"]
+    main = coreml.spec_of(artifact).mlProgram.functions["main"]
     return list(main.block_specializations[main.opset].operations)
 
 
@@ -207,7 +207,7 @@ def test_a_network_is_converted_as_declared(tmp_path: Path, name: str) -> None:
     inputs, outputs = coreml.interface(out)
     assert inputs == (Tensor(name="given", shape=("batch", *shape), dtype="float32"),)
     assert [(tensor.name, tensor.dtype) for tensor in outputs] == [("y", "float32")]
-    sizes = coreml._spec(out).description.input[0].type.multiArrayType.shapeRange.sizeRanges
+    sizes = coreml.spec_of(out).description.input[0].type.multiArrayType.shapeRange.sizeRanges
     assert (sizes[0].lowerBound, sizes[0].upperBound) == (1, 4)
     assert expected <= {operation.type for operation in operations(out)}
     audit = target.precision(artifact=out)
@@ -338,7 +338,7 @@ def test_the_weights_of_a_recurrent_network_are_stored_in_fp16(tmp_path: Path, s
     tree = exported(tmp_path, Recurrent(), (5, 8), dynamic=False)
     text = (tree / "signature.json").read_text().replace('"batch", 5', "2, 5")
     (tree / "signature.json").write_text(text)
-    held = coreml.precision(artifact=convert(tree, minimum=system))
+    held = coreml_audit.precision(artifact=convert(tree, minimum=system))
     assert held.delivered == "fp16"
     assert held.weights["float16"] > 10 * held.weights.get("float32", 0)
 
@@ -349,7 +349,7 @@ def test_weights_beyond_fp16_stay_in_fp32(tmp_path: Path) -> None:
     tree = exported(tmp_path, module, (5, 8), dynamic=False)
     text = (tree / "signature.json").read_text().replace('"batch", 5', "2, 5")
     (tree / "signature.json").write_text(text)
-    held = coreml.precision(artifact=convert(tree))
+    held = coreml_audit.precision(artifact=convert(tree))
     assert held.weights["float32"] >= 4 * module.lstm.weight_hh_l0.numel()
 
 

@@ -175,7 +175,7 @@ def test_sizes_in_steps_are_enumerated(via: str, tmp_path: Path, cache: Path) ->
     done = crosscast("build", config, "--out", tmp_path / "out", cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     artifact = tmp_path / "out/seeing/1.0.0/coreml-fp16"
-    array = coreml._spec(artifact).description.input[0].type.multiArrayType
+    array = coreml.spec_of(artifact).description.input[0].type.multiArrayType
     shapes = {tuple(each.shape[2:]) for each in array.enumeratedShapes.shapes}
     assert shapes == {(high, wide) for high in (16, 32, 48) for wide in (32, 64)}
     (port,), _ = coreml.interface(artifact)

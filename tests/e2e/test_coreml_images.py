@@ -186,7 +186,7 @@ def test_a_classifier_of_images_is_proven(made: Path, name: str, cache: Path) ->
     assert told(path)["verdict"]["status"] == "passed"
     assert told(path)["labels"] == {"output": "scores", "names": NAMES}
     assert told(path)["inputs"][0]["shape"] == ["batch", 24, 20, 3]
-    description = coreml._spec(path).description
+    description = coreml.spec_of(path).description
     image = description.input[0].type.imageType
     assert (image.height, image.width, image.colorSpace) == (24, 20, image.ColorSpace.RGB)
     kinds = {feature.name: feature.type.WhichOneof("Type") for feature in description.output}
@@ -205,7 +205,7 @@ def test_a_classifier_of_images_is_proven(made: Path, name: str, cache: Path) ->
 
 
 def test_nothing_is_left_between_the_image_and_the_network(made: Path) -> None:
-    block = program(coreml._spec(artifact(made, "coreml-fp32")))
+    block = program(coreml.spec_of(artifact(made, "coreml-fp32")))
     kinds = [operation.type for operation in block.operations if operation.type != "const"]
     assert kinds[:3] == ["gather", "batch_norm", "conv"]
     assert "transpose" not in kinds
@@ -227,7 +227,7 @@ def test_the_classifier_is_coremltools_own(made: Path) -> None:
         classifier_config=coremltools.ClassifierConfig(NAMES),
         skip_model_load=True,
     ).get_spec()
-    ours = coreml._spec(artifact(made, "coreml-fp32"))
+    ours = coreml.spec_of(artifact(made, "coreml-fp32"))
     wanted, found = (program(spec).operations[-1] for spec in (theirs, ours))
     for operation in (wanted, found):
         del operation.attributes["name"]
@@ -280,7 +280,7 @@ def test_a_package_that_is_something_else_fails(
 ) -> None:
     origin = artifact(made, "coreml-fp16")
     shutil.copytree(origin / coreml.MODEL, tmp_path / coreml.MODEL)
-    spec = coreml._spec(origin)
+    spec = coreml.spec_of(origin)
     change(spec)
     (tmp_path / coreml.MODEL / coreml.SPEC).write_bytes(spec.SerializeToString())
     found = judged(
@@ -301,7 +301,7 @@ def test_a_package_that_is_something_else_fails(
 def test_other_models_are_proven(made: Path, name: str) -> None:
     for path in artifact(made, "", name).glob("coreml-*"):
         assert told(path)["verdict"]["status"] == "passed"
-        description = coreml._spec(path).description
+        description = coreml.spec_of(path).description
         assert description.input[0].type.HasField("imageType") == ("fold" in OTHERS[name])
         assert bool(description.predictedFeatureName) == ("labels" in OTHERS[name])
         assert description.metadata.versionString == "1.2.3"

@@ -186,7 +186,7 @@ def test_values_have_the_names_of_the_graph(tmp_path: Path) -> None:
     made = graph(nodes, [value("x", 1, [1, 4])], ["y"], **held)
     tree = saved(made, tmp_path / "tree")
     package(tree, signature(("x", (1, 4), "float32")))
-    (block,) = coreml._spec(tree).mlProgram.functions["main"].block_specializations.values()
+    (block,) = coreml.spec_of(tree).mlProgram.functions["main"].block_specializations.values()
     found = {port.name for operation in block.operations for port in operation.outputs}
     assert {"_body_Mul_output_0", "half", "other", "y"} <= found
 

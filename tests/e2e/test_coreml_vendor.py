@@ -16,7 +16,7 @@ from cli import CONFIG, crosscast
 from crosscast.pipeline.parity.metrics import Extent, compare
 from crosscast.pipeline.parity.tolerance import excess, tolerance
 from crosscast.pipeline.signature import Arrays
-from crosscast.targets.families import coreml
+from crosscast.targets.families import coreml, coreml_audit
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("coremltools")
@@ -128,7 +128,7 @@ def test_in_fp32_a_package_gives_what_the_vendors_other_files_give(
 
 def test_in_fp32_all_weights_are(ours: Path, theirs: Path) -> None:
     for artifact in (theirs, ours / "coreml-fp32"):
-        assert coreml.precision(artifact=artifact).weights.keys() == {"float32"}
+        assert coreml_audit.precision(artifact=artifact).weights.keys() == {"float32"}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscast.pipeline.parity.samples import parity_cases
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.vectors import Vector
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Signature, Tensor
@@ -105,7 +105,7 @@ class Package:
     def __init__(self, root: Path) -> None:
         self.path = root / coreml.MODEL / coreml.SPEC
         self.weights = self.path.parent / "weights" / "weight.bin"
-        self.spec = coreml._spec(root)
+        self.spec = coreml.spec_of(root)
         main = self.spec.mlProgram.functions["main"]
         self.operations = list(main.block_specializations[main.opset].operations)
 

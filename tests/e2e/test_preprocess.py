@@ -137,7 +137,7 @@ def test_core_ml_takes_the_photos_themselves_and_names_what_is_on_them(
     artifact = made / "folded/1.0.0/coreml-fp16"
     told = manifest(artifact)
     assert told["verdict"]["status"] == "passed"
-    spec = coreml._spec(artifact)
+    spec = coreml.spec_of(artifact)
     image = spec.description.input[0].type.imageType
     assert (image.height, image.width, image.colorSpace) == (224, 224, image.ColorSpace.RGB)
     kinds = [feature.type.WhichOneof("Type") for feature in spec.description.output]

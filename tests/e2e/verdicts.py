@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from crosscast.pipeline.parity.task import Labelled
 from crosscast.pipeline.parity.vectors import read_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Signature
@@ -14,7 +15,14 @@ from crosscast.pipeline.stages.verify import verify
 from crosscast.targets import TARGETS
 
 
-def judged(honest: Path, artifact: Path, target: str = "", **options: Any) -> Verdict:
+def judged(
+    honest: Path,
+    artifact: Path,
+    target: str = "",
+    *,
+    labelled: Labelled | None = None,
+    **options: Any,
+) -> Verdict:
     """The verdict on an artifact by the vectors of the honest one, as that of `target`."""
     manifest = json.loads((honest / "manifest.json").read_text())
     member = TARGETS[target or honest.name]
@@ -36,4 +44,5 @@ def judged(honest: Path, artifact: Path, target: str = "", **options: Any) -> Ve
             "parity": {},
             **options,
         },
+        labelled=labelled,
     )

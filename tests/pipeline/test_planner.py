@@ -38,7 +38,7 @@ Planned = Callable[..., Plan]
 def planned(tmp_path: Path) -> Planned:
     """The plan of a config with those targets."""
     (tmp_path / "net.py").write_text("def build(): ...\n")
-    (tmp_path / "data.py").write_text("def samples(): ...\n")
+    (tmp_path / "data.py").write_text("def samples(): ...\ndef labelled(): ...\n")
     (tmp_path / "weights.pt").write_bytes(b"weights")
     (tmp_path / "net.onnx").write_bytes(b"onnx")
 
@@ -179,6 +179,29 @@ def test_a_layout_of_its_own_gives_an_export_of_its_own(planned: Planned) -> Non
         assert found.step(step).options["layout"] == "nhwc"
     assert found.step("verify onnx").options["layout"] is None
     assert ids(found, "reference") == ["reference"]
+
+
+def test_what_is_done_about_int8_is_told_where_numbers_become_smaller(planned: Planned) -> None:
+    own = "{on_mismatch: fail, parity: {min_snr_db: 25, reason: a test}}"
+    found = planned(f"{{onnx: {{}}, onnx-int8: {own}, tflite-fp32: {{}}, tflite-int8: {own}}}")
+    for target in ("onnx-int8", "tflite-int8"):
+        options = found.step(f"quantize {target}").options
+        assert options["options"]["on_mismatch"] == "fail"
+        assert options["parity"] == {"min_snr_db": 25.0, "reason": "a test"}
+    assert "convert tflite-int8" not in ids(found, "convert")  # it is that of tflite-fp32
+    assert "on_mismatch" not in found.step("convert onnx-int8").options["options"]
+
+
+def test_from_keeps_the_choice_of_what_to_do_about_int8(planned: Planned) -> None:
+    found = planned("{onnx: {}, onnx-int8: {from: onnx, on_mismatch: fail}}")
+    assert found.step("quantize onnx-int8").options["options"]["on_mismatch"] == "fail"
+
+
+def test_whole_int8_keeps_nothing_in_float(planned: Planned) -> None:
+    with pytest.raises(ConfigError, match=r"with 'io' every operator .* leave one of them out"):
+        planned("{tflite-int8: {io: int8, on_mismatch: keep-float}}")
+    found = planned("{tflite-int8: {io: int8, on_mismatch: fail}}")
+    assert found.step("quantize tflite-int8").options["options"]["io"] == "int8"
 
 
 def test_from_starts_where_the_other_target_ends(planned: Planned) -> None:
@@ -454,3 +477,38 @@ def test_a_target_from_another_runs_where_that_ones_format_is_read(planned: Plan
 def test_a_torch_model_goes_by_onnx_to_tflite(planned: Planned) -> None:
     made = planned("{tflite-fp32: {}}")
     assert made.step("convert tflite-fp32").toolchain.name == "onnx2tf"
+
+
+TASK = "\ntask: {samples: data.py:labelled, metric: %s, max_drop: 0.1}"
+
+
+def test_a_task_is_scored_once_and_judged_by_every_target(planned: Planned) -> None:
+    targets = "{onnx: {}, onnx-int8: {}, tflite-fp32: {layout: nhwc}}"
+    plain, found = planned(targets), planned(targets + TASK % "top-1")
+    assert {step.id for step in found.steps} - {step.id for step in plain.steps} == {
+        "samples task",
+        "score",
+    }
+    for name in ("onnx", "onnx-int8", "tflite-fp32"):
+        step = found.step(f"verify {name}")
+        assert step.inputs["scores"] == Output("score")
+        assert step.options["task"]["max_drop"] == 0.1
+        assert "task" not in plain.step(f"verify {name}").options
+    calibration = found.step("samples calibration")
+    assert calibration.inputs["labelled"] == Output("samples task")
+
+
+def test_what_is_accepted_does_not_score_the_source_again(planned: Planned) -> None:
+    one, other = (
+        {step.id: step for step in planned("{onnx: {}}" + task).steps}
+        for task in (TASK % "top-1", (TASK % "top-1").replace("0.1", "0.2"))
+    )
+    assert {name for name in one if one[name] != other[name]} == {"verify onnx"}
+
+
+def test_a_metric_of_the_users_own_is_an_input(planned: Planned) -> None:
+    found = planned("{onnx: {}}" + TASK % "data.py:samples")
+    for name in ("score", "verify onnx"):
+        metric = found.step(name).inputs["metric"]
+        assert isinstance(metric, File)
+        assert metric.path.name == "data.py"

@@ -363,6 +363,29 @@ def test_one_failure_stops_only_its_own_target(bench: Bench) -> None:
     assert [e.step for e in bench.events if isinstance(e, StepFailed)] == ["convert a"]
 
 
+def test_a_failure_says_how_to_repeat_it_until_it_succeeds(bench: Bench) -> None:
+    bench.work["convert a"] = fails("no such operator")
+    bench.run()
+    (failed,) = (e for e in bench.events if isinstance(e, StepFailed))
+    assert failed.repeat.endswith("convert_a/run.py")
+    script = Path(failed.repeat.split()[-1])
+    assert failed.size == len("exported")
+    assert (script.parent / "inputs/model/model").read_text() == "exported"
+    bench.work["convert a"] = writes("model a")
+    bench.run()
+    assert not script.exists()
+
+
+def test_a_failed_verdict_says_how_to_repeat_it_and_a_recorded_one_does(bench: Bench) -> None:
+    bench.work["verify a"] = judges("failed", "SNR 3 dB")
+    for ran in (True, False):
+        bench.run()
+        assert ("verify a" in bench.ran) == ran
+        said = {e.target: e.repeat for e in bench.events if isinstance(e, TargetFinished)}
+        assert said["b"] == ""
+        assert Path(said["a"].split()[-1]).exists()
+
+
 def test_fail_fast_starts_nothing_more(bench: Bench) -> None:
     bench.work["export"] = fails("broken")
     bench.run(keep_going=False, jobs=1)

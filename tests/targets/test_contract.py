@@ -19,6 +19,7 @@ from crosscast.targets.base import (
     Kind,
     Target,
     described,
+    judged,
     tapping,
     toolchains,
     tried,
@@ -132,6 +133,7 @@ def test_functions_have_the_parameters_of_the_protocol_by_keyword(name: str) -> 
         parameters = inspect.signature(implementation).parameters.values()
         optional = ["samples"] if member == "convert" and tried(TARGETS[name]) else []
         optional += ["about"] if member == "convert" and described(TARGETS[name]) else []
+        optional += ["parity"] if member == "quantize" and judged(TARGETS[name]) else []
         assert [parameter.name for parameter in parameters] == [*wanted, *optional]
         assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
 

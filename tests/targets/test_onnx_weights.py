@@ -12,7 +12,8 @@ from crosscast.pipeline.errors import StageError
 from crosscast.targets import onnx_fp16, onnx_int4, onnx_int8_dynamic, ort
 from crosscast.targets.families import onnx_int4 as int4
 from crosscast.targets.families import onnx_runtime, onnx_weights
-from crosscast.targets.families.onnx_audit import Held, Node, audit, refuse_unless
+from crosscast.targets.families.onnx_audit import audit, refuse_unless
+from crosscast.targets.families.onnx_held import Held, Node
 
 onnx = pytest.importorskip("onnx")
 make = pytest.importorskip("onnx.helper").make_node
@@ -122,7 +123,9 @@ def test_int4_serves_matrix_products_only(tmp_path: Path) -> None:
 
 def test_what_most_bytes_are_in_decides() -> None:
     nodes = [
-        Node(operator="MatMulNBits", inputs=["a", "b", "s", "z"], outputs=["c"], bits=4),
+        Node(
+            operator="MatMulNBits", inputs=["a", "b", "s", "z"], outputs=["c"], numbers={"bits": 4}
+        ),
         Node(operator="Cast", inputs=["i"], outputs=["f"]),
         Node(operator="Gather", inputs=["t", "ids"], outputs=["q"]),
         Node(operator="DequantizeLinear", inputs=["q", "qs"], outputs=["r"]),

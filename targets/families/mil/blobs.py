@@ -57,14 +57,14 @@ class Blobs:
         return unpacked(content[start : start + size], dtype, prod(shape)).reshape(shape)
 
     def write(self, name: str, offset: int, values: Any) -> None:
-        """Put other floats in the place of the tensor whose record is at `offset`.
+        """Put other numbers in the place of the tensor whose record is at `offset`.
 
         Raises StageError where the file has no such record, or one of another size.
         """
         path = self.root / name.removeprefix(ROOT)
         where = f"{name.removeprefix(ROOT)} at {offset}"
         code, start, size = self._record(self._content(name), offset, where)
-        content = values.astype(NUMPY[CODES[code]]).tobytes()
+        content = values.astype(NUMPY.get(CODES[code], CODES[code])).tobytes()
         if len(content) != size:
             raise StageError(f"{where} holds {size} bytes, not {len(content)}")
         with path.open("r+b") as file:

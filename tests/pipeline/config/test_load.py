@@ -400,7 +400,7 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
         "zzz: 1\n",
         [
             "5:1: zzz: unknown key; known here: 'inputs', 'labels', 'limits', 'metadata', 'model', "
-            "'outputs', 'samples', 'source', 'targets' and 'version'"
+            "'outputs', 'samples', 'source', 'targets', 'task' and 'version'"
         ],
     ),
     ("model: again\n", ["5:1: model: duplicate key; the first is at 1:1"]),
@@ -541,6 +541,16 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
         "inputs:\n  a: {shape: [n], dtype: int8, n: [1, 2]}\n"
         "  b: {shape: [n], dtype: int8, n: [1, 3]}\n",
         ["7:35: inputs.b.n: differs from [1, 2] of inputs.a; a dimension has one range"],
+    ),
+    (
+        "outputs: [y, left]\ninputs:\n"
+        "  h: {shape: [1], dtype: float32, fed_by: left}\n"
+        "  c: {shape: [1], dtype: float32, fed_by: lefd}\n"
+        "  d: {shape: [1], dtype: float32, fed_by: ''}\n",
+        [
+            "8:43: inputs.c.fed_by: 'lefd' is none of the `outputs`; did you mean 'left'?",
+            "9:43: inputs.d.fed_by: expected text, got ''",
+        ],
     ),
     (
         "inputs:\n"
@@ -754,6 +764,57 @@ def test_a_label_that_stands_twice_is_no_matter_but_to_core_ml(read: Read, tmp_p
         "c.yaml:4:9: labels: 'crane' stands twice, and 'coreml' needs a label of its own for each "
         "class"
     ]
+
+
+TASK = "task: {samples: real.npz, metric: top-1, max_drop: 0.01}\n"
+
+
+def test_a_task(read: Read, tmp_path: Path) -> None:
+    found = read(GOOD + TASK).task
+    assert found is not None
+    assert (found.metric, found.output, found.confidence) == ("top-1", None, 0.95)
+    assert Path(found.samples) == tmp_path / "real.npz"
+    own = read(GOOD + TASK.replace("top-1", "zoo/net.py:build")).task
+    assert own is not None
+    assert own.metric == f"{tmp_path}/zoo/net.py:build"
+    errors = TASK.replace("top-1", "mean-absolute-error").replace("0.01", "3")
+    assert read(GOOD + errors).task is not None
+    assert read(GOOD).task is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "top-1",
+            "top1",
+            "5:35: task.metric: expected top-1, top-5, mean-absolute-error, cosine-ranking, words "
+            "or 'file.py:function', got 'top1'; did you mean 'top-1'?",
+        ),
+        ("top-1", "zoo/net.py:gone", "5:35: task.metric: the file has no such function: "),
+        ("0.01", "1", "5:52: task.max_drop: expected a share below 1, such as 0.01 for one in a "),
+        ("0.01", "0", "5:52: task.max_drop: expected more than 0, got 0"),
+        ("max_drop: 0.01", "confidence: 0.9", "5:1: task.max_drop: this key is missing"),
+        ("0.01", "0.01, confidence: 95", "5:70: task.confidence: expected less than 1, got 95"),
+        ("real.npz", "gone.npz", "5:17: task.samples: no such file: 'gone.npz'"),
+        ("real.npz", "zoo", "5:17: task.samples: a folder of images needs a 'preprocess'"),
+        ("real.npz", "[1]", "5:17: task.samples: expected text, got [1]"),
+        ("0.01", "0.01, outputs: y", "5:58: task.outputs: unknown key; did you mean 'output'?"),
+        (
+            "0.01}",
+            "0.01, output: z}\noutputs: [y, x]",
+            "5:66: task.output: no such output: 'z'; those named are 'y' and 'x'",
+        ),
+        (
+            "0.01}",
+            "0.01}\nsamples: {calibration: real.npz}",
+            "5:17: task.samples: the same samples as 'calibration': 'real.npz'; they must differ",
+        ),
+    ],
+)
+def test_errors_of_a_task(read: Read, tmp_path: Path, old: str, new: str, expected: str) -> None:
+    (found,) = errors(read, GOOD + TASK.replace(old, new), tmp_path)
+    assert found.startswith(f"c.yaml:{expected}")
 
 
 def test_metadata(read: Read) -> None:

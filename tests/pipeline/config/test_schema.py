@@ -90,7 +90,7 @@ def test_the_schema_serves_an_editor() -> None:
     assert schema["additionalProperties"] is False
     assert sorted(schema["properties"]) == [
         "inputs", "labels", "limits", "metadata", "model", "outputs", "samples", "source",
-        "targets", "version",
+        "targets", "task", "version",
     ]  # fmt: skip
     assert sorted(kinds["Targets"]["properties"]) == sorted(TARGETS)
     assert kinds["Targets"]["additionalProperties"] is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crosscast.pipeline.init import names
+from crosscast.pipeline.signature import Tensor
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,42 @@ def test_channels_in_another_place_than_the_frameworks() -> None:
     assert names.layout_of((1, 3, 8, 8), "nchw") is None
     assert names.layout_of((1, 3, 8, 3), "nchw") is None
     assert names.layout_of((1, 3), "nchw") is None
+
+
+def tensor(name: str, shape: tuple[int | str, ...] = (2, "batch", 8)) -> Tensor:
+    return Tensor(name=name, shape=shape, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("state", "output"),
+    [
+        ("state", "stateN"),
+        ("h", "hn"),
+        ("h0", "hn"),
+        ("h_0", "h_n"),
+        ("c_in", "c_out"),
+        ("hidden", "hidden_out"),
+        ("prev_state", "next_state"),
+        ("past_key_values.0.key", "present.0.key"),
+        ("cache", "cache"),
+    ],
+)
+def test_states_are_fed_by_what_is_called_like_them(state: str, output: str) -> None:
+    others = [tensor("y"), tensor("output"), tensor("other_n")]
+    assert names.fed_by(tensor(state), [*others, tensor(output)]) == output
+
+
+@pytest.mark.parametrize(
+    ("state", "outputs"),
+    [
+        (tensor("x"), [tensor("xn")]),
+        (tensor("state"), [tensor("stateN", (1, "batch", 8))]),
+        (tensor("state"), [Tensor(name="stateN", shape=(2, "batch", 8), dtype="float16")]),
+        (tensor("state"), [tensor("stateN"), tensor("state_out")]),
+        (tensor("state"), [tensor("1"), tensor("hidden")]),
+        (tensor("past_key", ("b", "past")), [tensor("present_key", ("b", "total"))]),
+    ],
+    ids=["no state", "shape", "dtype", "two", "other names", "growing"],
+)
+def test_where_it_is_not_certain_nothing_is_said(state: Tensor, outputs: list[Tensor]) -> None:
+    assert names.fed_by(state, outputs) == ""

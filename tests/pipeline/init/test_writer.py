@@ -25,6 +25,7 @@ FACTS = Facts(
             why="it indexes a table of 100 rows",
         ),
         Input(name="mask", shape=("batch", "time"), dtype="bool"),
+        Input(name="h", shape=("batch", 8), dtype="float32", fed_by="h:1"),
     ),
     dims={"batch": (1, 4), "time": (1, 64)},
     notes=("A PyTorch model: Net.",),
@@ -52,6 +53,10 @@ inputs:
   mask:
     shape: [batch, time]
     dtype: bool
+  h:
+    shape: [batch, 8]
+    dtype: float32
+    fed_by: "h:1"                            # a state: its next value, by name, shape and dtype
 samples:
   calibration: synthetic                     # made from the declared ranges: put real inputs here \
 (file.py:function or .npz)

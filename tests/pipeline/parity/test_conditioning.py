@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 from crosscast.pipeline.parity.conditioning import floor_db, noise, rounded
 from crosscast.pipeline.parity.metrics import Extent
@@ -43,3 +44,12 @@ def test_the_floor_is_judged_at_the_scale_of_real_use() -> None:
     assert floor_db(0.0, own=loud, typical=loud) == math.inf
     assert floor_db(None, own=loud, typical=loud) == math.inf
     assert floor_db(0.1, own=Extent(), typical=Extent()) == -math.inf
+
+
+@pytest.mark.parametrize(("precision", "levels"), [("int8", 256), ("int4", 16)])
+def test_integers_round_by_a_share_of_the_greatest(precision: str, levels: int) -> None:
+    array = np.linspace(-3, 3, 4001, dtype=np.float32)
+    error = np.abs(rounded({"x": array}, precision=precision, seed=0)["x"] - array)
+    step = 6 / levels
+    assert 0.49 * step < error.max() <= 0.501 * step
+    assert error[1990:2010].max() > 0.1 * step

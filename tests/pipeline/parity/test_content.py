@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from crosscast.pipeline.errors import StageError
-from crosscast.pipeline.parity.content import ContentDigest, refuse_overlap
+from crosscast.pipeline.parity.content import ContentDigest, distinct, refuse_overlap
 from crosscast.pipeline.parity.samples import Case, Origin, write_cases
 from crosscast.pipeline.signature import Signature, Tensor
 
@@ -41,7 +42,7 @@ def test_strings_have_content() -> None:
 
 def overlap(tree: Path, parity: list[Case], calibration: list[Case], signature: Signature) -> None:
     write_cases(parity, out=tree)
-    kept = list(refuse_overlap(calibration, parity=tree, signature=signature))
+    kept = list(refuse_overlap(calibration, others={"parity": tree}, signature=signature))
     assert kept == calibration
 
 
@@ -61,3 +62,24 @@ def test_without_a_batch_whole_samples_are_compared(tmp_path: Path) -> None:
 def test_made_parity_cases_do_not_count(tmp_path: Path) -> None:
     made = [case(0, origin="adversarial"), case(1, origin="swept")]
     overlap(tmp_path, made, [case(0), case(1)], BATCHED)
+
+
+def known(label: Any, *rows: float, name: str = "real 0") -> Case:
+    return replace(case(*rows, name=name), label=np.asarray(label))
+
+
+def test_labels_are_content() -> None:
+    assert len({digest(known(1, 2)), digest(known(0, 2)), digest(case(2))}) == 3
+
+
+def test_what_comes_again_is_left_out() -> None:
+    again: list[str] = []
+    given = [known(1, 2), known(1, 3), known(1, 2, name="real 7"), known(0, 2)]
+    assert list(distinct(given, again=again)) == [given[0], given[1], given[3]]
+    assert again == ["real 7"]
+
+
+def test_calibration_shares_no_labelled_sample(tmp_path: Path) -> None:
+    write_cases([known(1, 2)], out=tmp_path)
+    with pytest.raises(StageError, match="is labelled sample 'real 0' as well"):
+        list(refuse_overlap([case(2)], others={"labelled": tmp_path}, signature=BATCHED))

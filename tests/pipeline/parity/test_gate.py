@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from crosscast.pipeline.parity.given import real_case
-from crosscast.pipeline.parity.samples import parity_cases
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.vectors import Vector
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
@@ -259,7 +259,7 @@ def test_reordered_sums_pass_in_float32(monkeypatch: pytest.MonkeyPatch) -> None
     noisy = Net(features=lambda x: x * np.float32(1 + 1e-6))
     verdict = gate(noisy, "fp32", monkeypatch)
     assert verdict.status == "passed"
-    assert verdict.inputs == "6 real, 2 swept, 4 adversarial"
+    assert verdict.inputs == "6 real, 2 swept, 6 adversarial"
 
 
 def test_the_precision_that_was_delivered_sets_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +272,6 @@ def test_the_precision_that_was_delivered_sets_the_limits(monkeypatch: pytest.Mo
 def test_a_refused_batch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = gate(MUTATIONS["refuses batches"], "fp32", monkeypatch).reason
     assert (
-        "case 'swept batch=3' and 5 more: its runtime fails: RuntimeError: Got invalid dim"
+        "case 'swept batch=3' and 7 more: its runtime fails: RuntimeError: Got invalid dim"
         in reason
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,19 @@ import pytest
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.samples import (
+    ALONE,
     Case,
     adversarial,
     assumed_ranges,
     batch_dim,
     bindings,
     example,
-    parity_cases,
     read_cases,
     synthetic,
     write_cases,
 )
-from crosscast.pipeline.signature import Signature, Tensor
+from crosscast.pipeline.parity.sweep import parity_cases
+from crosscast.pipeline.signature import Layout, Signature, Tensor
 
 IMAGE = Tensor(
     name="image", shape=("batch", 3, 4, 4), dtype="float32", layout="nchw", range=(-1.0, 2.0)
@@ -102,6 +104,9 @@ def test_real_samples_are_stacked_to_each_batch_size() -> None:
         "adversarial least",
         "adversarial greatest",
         "adversarial impulse",
+        "adversarial constant",
+        "adversarial saturating",
+        "adversarial one-hot",
     ]
     swept = cases[2]
     assert swept.dims == {"batch": 3}
@@ -164,12 +169,52 @@ def test_adversarial_cases_are_extremes_of_the_declared_range() -> None:
     impulse = arrays["adversarial impulse"]
     assert impulse.shape[0] == 2
     assert (impulse == 2.0).sum(axis=(1, 2, 3)).tolist() == [1, 1]
+    assert set(arrays["adversarial constant"].flat) == {0.5}
+
+
+def test_saturating_rows_go_from_end_to_end_at_every_step() -> None:
+    (row, *_) = [case for case in adversarial(IMAGES) if case.name == "adversarial saturating"]
+    steps = np.abs(np.diff(row.arrays["image"].reshape(2, -1), axis=1))
+    assert set(steps.flat) == {3.0}
+
+
+@pytest.mark.parametrize(("layout", "axis"), [("nchw", 1), ("nhwc", 3)])
+def test_one_hot_lights_one_channel_at_each_place_and_another_at_the_next(
+    layout: Layout, axis: int
+) -> None:
+    tensor = replace(IMAGE, shape=(2, 5, 6, 7), layout=layout)
+    (case,) = [
+        case
+        for case in adversarial(Signature(inputs=(tensor,)))
+        if case.name == "adversarial one-hot"
+    ]
+    lit = case.arrays["image"] == 2.0
+    assert (lit.sum(axis) == 1).all()
+    chosen = lit.argmax(axis)
+    assert (np.diff(chosen, axis=-1) != 0).all()
+    assert set(chosen.flat) == set(range(lit.shape[axis]))
+
+
+def test_padding_is_one_token_and_nothing_else() -> None:
+    cases = {case.name: case.arrays for case in adversarial(TEXT)}
+    padding = cases["adversarial padding"]
+    assert set(padding["ids"].flat) == {0}
+    assert padding["mask"].tolist() == [[True, False, False]] * 2
+
+
+def test_only_inputs_beside_tokens_are_masks() -> None:
+    flags = Tensor(name="flags", shape=("batch", 7), dtype="bool")
+    image = replace(IMAGE, range=(0, 1))
+    names = [case.name for case in adversarial(replace(IMAGES, inputs=(image, flags)))]
+    assert "adversarial padding" not in names
 
 
 def test_zeros_become_the_value_nearest_to_zero_and_copies_are_dropped() -> None:
     signature = Signature(inputs=(Tensor(name="x", shape=(4,), dtype="float32", range=(0.5, 1.0)),))
     names = [case.name for case in adversarial(signature)]
-    assert names == ["adversarial zeros", "adversarial greatest", "adversarial impulse"]
+    assert names == [
+        f"adversarial {name}" for name in ("zeros", "greatest", "impulse", "constant", "saturating")
+    ]
     assert set(next(iter(adversarial(signature))).arrays["x"].flat) == {0.5}
 
 
@@ -182,6 +227,8 @@ def test_bindings_are_least_odd_middle_and_greatest_with_unlike_middles() -> Non
     assert bindings(TEXT) == [
         {"batch": 1, "length": 1},
         {"batch": 5, "length": 3},
+        {"batch": 8, "length": 1},
+        {"batch": 1, "length": 8},
         {"batch": 8, "length": 8},
     ]
     assert bindings(Signature(inputs=(IMAGE,), dims={"batch": (1, 2)})) == [
@@ -204,6 +251,14 @@ def test_example_sizes_are_at_least_two_and_unlike_each_other() -> None:
     assert example(IMAGES)["image"].shape == (2, 3, 4, 4)
     fixed_two = Tensor(name="x", shape=("n", 2), dtype="float32")
     assert example(Signature(inputs=(fixed_two,), dims={"n": (1, 9)}))["x"].shape == (3, 2)
+
+
+def test_a_dimension_is_alone_at_its_greatest_only_where_there_are_few() -> None:
+    names = [f"d{index}" for index in range(40)]
+    tensor = Tensor(name="x", shape=tuple(names), dtype="float32")
+    found = bindings(Signature(inputs=(tensor,), dims=dict.fromkeys(names, (1, 9))))
+    assert len(found) == 3 + ALONE
+    assert found[-1] == dict.fromkeys(names, 9)
 
 
 @pytest.mark.parametrize(("bounds", "size"), [((1, 1), 1), ((1, 2), 2), ((32, 64), 32)])

@@ -14,8 +14,8 @@ from crosscast.pipeline.parity.samples import (
     Case,
     assumed_ranges,
     example,
-    parity_cases,
 )
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.tolerance import tolerance
 from crosscast.pipeline.parity.vectors import Vector
 from crosscast.pipeline.signature import Signature, Tensor, dtype_name, numpy_dtype

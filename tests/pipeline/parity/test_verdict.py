@@ -9,7 +9,7 @@ import pytest
 from crosscast.pipeline.parity.metrics import Numbers
 from crosscast.pipeline.parity.samples import Origin
 from crosscast.pipeline.parity.tolerance import TOLERANCES, tolerance
-from crosscast.pipeline.parity.verdict import Audit, Row, Verdict, judge
+from crosscast.pipeline.parity.verdict import Audit, FellBack, Row, Verdict, judge
 
 FP32 = Audit(asked="fp32", delivered="fp32", weights={"float32": 100})
 LIMITS = TOLERANCES["fp32"]
@@ -140,6 +140,46 @@ def test_a_precision_that_was_not_delivered_fails_and_names_the_shares() -> None
     )
 
 
+def fallen(*shares: float) -> tuple[FellBack, ...]:
+    return tuple(
+        FellBack(name=f"layer {index}", op="Conv", precision="fp32", share=share)
+        for index, share in enumerate(shares)
+    )
+
+
+def test_a_precision_that_was_not_delivered_names_what_holds_the_rest() -> None:
+    weights = {"int8": 25, "float32": 75}
+    audit = Audit(
+        asked="int8",
+        delivered="fp32",
+        weights=weights,
+        fell_back=fallen(0.4, 0.2, 0.05, 0.05, 0.03, 0.02),
+    )
+    assert decide(row(), audit=audit).reason == (
+        "int8 was asked for, fp32 was delivered (weights: float32 75 %, int8 25 %): 'layer 0' "
+        "(Conv, fp32, 40 %), 'layer 1' (Conv, fp32, 20 %), 'layer 2' (Conv, fp32, 5 %), 'layer 3' "
+        "(Conv, fp32, 5 %), 'layer 4' (Conv, fp32, 3 %) and 1 more"
+    )
+
+
+def test_a_table_in_int8_does_not_make_up_for_operators_that_are_not() -> None:
+    audit = Audit(asked="int8", delivered="int8", fell_back=fallen(0.3, 0.21))
+    verdict = decide(row(), audit=audit)
+    assert verdict.status == "failed"
+    assert verdict.reason == (
+        "int8 was asked for, and 51 % of the weights that operators compute with are wider:"
+        " 'layer 0' (Conv, fp32, 30 %), 'layer 1' (Conv, fp32, 21 %)"
+    )
+    half = Audit(asked="int8", delivered="int8", fell_back=fallen(0.3, 0.2))
+    assert decide(row(), audit=half).status == "passed"
+
+
+def test_bad_parameters_of_quantization_fail() -> None:
+    audit = Audit(asked="int8", delivered="int8", problems=("'w' has the scale 0",))
+    verdict = decide(row(), audit=audit)
+    assert (verdict.status, verdict.reason) == ("failed", "'w' has the scale 0")
+
+
 def test_long_reasons_are_cut() -> None:
     verdict = decide(problems=[f"problem {index}" for index in range(25)])
     assert verdict.reason.splitlines()[-1] == "and 15 more"
@@ -160,7 +200,10 @@ def test_origins_are_summed_up(origins: dict[str, int], expected: str) -> None:
 def test_json_is_strict_and_comes_back() -> None:
     limits = tolerance("fp32", {"min_snr_db": 60.0, "reason": "measured"})
     rows = [row(), row("same", snr_db=math.inf), row("gone", snr_db=-math.inf, max_error=math.inf)]
-    verdict = decide(*rows, counted("n", 0.0), tolerance=limits)
+    audit = Audit(
+        asked="fp32", delivered="fp32", ops={"fp32": 2}, fell_back=fallen(0.1), problems=("x",)
+    )
+    verdict = decide(*rows, counted("n", 0.0), tolerance=limits, audit=audit)
     text = json.dumps(verdict.to_json(), allow_nan=False)
     assert Verdict.from_json(json.loads(text)) == verdict
     assert json.loads(text)["tolerance"]["override"] == "measured"

@@ -34,6 +34,8 @@ FAILED = StepFailed(
     message="died of SIGSEGV\n  at here",
     fix="mend it",
     log="/logs/x.log",
+    repeat="python /repro/run.py",
+    size=3 * 2**20,
 )
 SKIPPED = StepSkipped(step="verify onnx", because="convert onnx")
 ENDED = TargetFinished(target="onnx", status="passed", reason="120 dB", artifact="out/onnx")
@@ -55,6 +57,7 @@ def test_plain_lines_say_what_ended() -> None:
         "  at here",
         "        fix: mend it",
         "        log: /logs/x.log",
+        "        repeat it alone (3.0 MiB): python /repro/run.py",
         "note    installing x",
     ]
 
@@ -101,6 +104,16 @@ def test_json_lines_hold_every_event_and_field() -> None:
         "ran": 1,
         "cached": 2,
     }
+
+
+def test_the_summary_says_how_to_repeat_a_failed_verdict() -> None:
+    wrong = TargetFinished(
+        target="onnx", status="failed", reason="3 dB", artifact="", repeat="python run.py"
+    )
+    assert summary([wrong]).splitlines() == [
+        "onnx  failed: 3 dB  (nothing delivered)",
+        "      repeat it alone: python run.py",
+    ]
 
 
 def test_the_summary_lines_up() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crosscast.pipeline.stages import quantize
-from crosscast.targets.base import KEPT, NOTES
+from crosscast.targets.base import NOTES, SAID
 
 calls: list[dict[str, Any]] = []
 
@@ -34,9 +34,15 @@ def test_quantize_passes_the_samples_where_there_are_any(
     assert calls == [{"model": tmp_path, "options": {}, "samples": samples, "out": tmp_path}]
 
 
+def test_the_targets_own_limits_are_passed_on(tmp_path: Path) -> None:
+    limits = {"min_snr_db": 20.0, "reason": "a test"}
+    options = {"function": "x:record", "options": {}, "parity": limits}
+    quantize.run(inputs={"model": tmp_path}, options=options, out=tmp_path)
+    assert calls[0]["parity"] == limits
+
+
 def test_what_stays_in_float_is_said(tmp_path: Path) -> None:
-    kept = {"biases": "corrected", "activations": ["a", "b"], "weights": ["w"]}
-    (tmp_path / NOTES).write_text(json.dumps({KEPT: kept}))
+    (tmp_path / NOTES).write_text(json.dumps({SAID: "2 of 9 operators in float"}))
     options = {"function": "x:record", "options": {}}
     result = quantize.run(inputs={"model": tmp_path}, options=options, out=tmp_path)
-    assert result.notes["reason"].endswith("and 2 activations and 1 weights stay in float")
+    assert result.notes["reason"] == "2 of 9 operators in float"

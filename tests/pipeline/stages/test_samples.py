@@ -75,9 +75,9 @@ def samples():
 def test_a_function_gives_real_cases(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = stage(out, user_file(tmp_path, TWO))
-    assert origins(out) == ["real"] * 2 + ["swept"] * 2 + ["adversarial"] * 4
+    assert origins(out) == ["real"] * 2 + ["swept"] * 2 + ["adversarial"] * 5
     assert str(tmp_path / "user.py") in result.dependencies
-    assert result.notes["cases"] == {"real": 2, "swept": 2, "adversarial": 4}
+    assert result.notes["cases"] == {"real": 2, "swept": 2, "adversarial": 5}
 
 
 def test_calibration_takes_real_cases_only(tmp_path: Path) -> None:
@@ -299,3 +299,68 @@ def test_calibration_on_a_parity_sample_is_an_error(tmp_path: Path) -> None:
     inputs = {"samples": tmp_path / "s.npz", "parity": tmp_path / "parity"}
     with pytest.raises(StageError, match="calibration sample 'real 1' is parity sample 'real 1'"):
         run(inputs=inputs, options=options, out=tmp_path / "out")
+
+
+def labels(tree: Path) -> list[Any]:
+    return [None if case.label is None else case.label.item() for case in read_cases(tree)]
+
+
+def test_labelled_samples_are_kept_once_with_their_labels(tmp_path: Path) -> None:
+    body = (
+        "def samples():\n"
+        "    for value in (1, 2, 2, 3):\n"
+        "        yield {'x': np.full((1, 3), value / 9)}, value"
+    )
+    out = tmp_path / "out"
+    result = stage(out, user_file(tmp_path, body), "task")
+    assert (labels(out), set(origins(out))) == ([1, 2, 3], {"real"})
+    assert result.notes["reason"] == "labelled samples that are earlier ones again, left out: 1"
+    told = json.loads((out / "labelled.json").read_text())
+    assert told["cases"] == 3
+    again = stage(tmp_path / "again", user_file(tmp_path, body.replace(", value\n", "")), "task")
+    assert json.loads((tmp_path / "again/labelled.json").read_text()) == told
+    assert again.notes["cases"] == {"real": 3}
+
+
+def test_text_may_be_a_label(tmp_path: Path) -> None:
+    body = "def samples(): yield np.zeros((1, 3), 'f4'), 'the cat'"
+    stage(tmp_path / "out", user_file(tmp_path, body), "task")
+    assert labels(tmp_path / "out") == ["the cat"]
+
+
+def test_labelled_samples_of_an_npz(tmp_path: Path) -> None:
+    x = np.arange(6, dtype="f4").reshape(2, 3)
+    np.savez(tmp_path / "s.npz", x=x, label=np.array(["ant", "bee"]))
+    stage(tmp_path / "out", "s.npz", "task", npz=tmp_path / "s.npz")
+    assert labels(tmp_path / "out") == ["ant", "bee"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("def samples(): yield {'x': np.zeros((1, 3))}", "dict where a pair was expected"),
+        ("def samples(): yield np.zeros((1, 4)), 1", "sample 0: input 'x': has shape (1, 4)"),
+        ("def samples(): yield np.zeros((1, 3)), {}", "the label {} is nothing to score by"),
+        ("def samples(): return []", "gives no sample"),
+    ],
+)
+def test_bad_labelled_samples_are_errors(tmp_path: Path, body: str, expected: str) -> None:
+    with pytest.raises(StageError) as caught:
+        stage(tmp_path / "out", user_file(tmp_path, body), "task")
+    assert expected in str(caught.value)
+
+
+def test_a_folder_labels_images_by_its_sub_folders(tmp_path: Path) -> None:
+    for name, shade in (("ant/1.png", 10), ("bee/1.png", 20), ("bee/2.png", 30)):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (shade, 0, 0)).save(tmp_path / "photos" / name)
+    options = {
+        "source": {"kind": "fake"},
+        "signature": IMAGE.to_json(),
+        "samples": str(tmp_path / "photos"),
+        "purpose": "task",
+        "layout": None,
+        "preprocess": {"image": Preprocessing().to_json()},
+    }
+    run(inputs={"samples": tmp_path / "photos"}, options=options, out=tmp_path / "out")
+    assert labels(tmp_path / "out") == ["ant", "bee", "bee"]

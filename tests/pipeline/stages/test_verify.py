@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +14,13 @@ import pytest
 from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.conditioning import noise, rounded
-from crosscast.pipeline.parity.samples import Case, parity_cases
+from crosscast.pipeline.parity.samples import Case
+from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.vectors import Vector, write_vectors
 from crosscast.pipeline.parity.verdict import Verdict
 from crosscast.pipeline.signature import Arrays, Signature, Tensor
 from crosscast.pipeline.stages.verify import run
-from crosscast.targets.base import Precision
+from crosscast.targets.base import ADVICE, NOTES, SAID, Computing, Precision
 
 SIGNATURE = Signature(
     inputs=(
@@ -50,16 +51,18 @@ def verdict(
     opened: Callable[[], Any] = lambda: Session(truth),
     source: Callable[[Arrays], Arrays] = truth,
     is_rounded: bool = False,
+    real: Sequence[Case] = (),
+    held: Precision | None = None,
     **options: Any,
 ) -> Verdict:
     reference = tmp_path / "reference"
     reference.mkdir()
-    cases = parity_cases([], signature=SIGNATURE)
+    cases = parity_cases(real, signature=SIGNATURE)
     write_vectors(reference, (vector(case, source, is_rounded) for case in cases))
     write_json(reference / "signature.json", SIGNATURE.to_json())
     target = ModuleType("fake_target")
     target.open = lambda **_: opened()  # type: ignore[attr-defined]
-    held = Precision(delivered="fp32", weights={"float32": 8})
+    held = held or Precision(delivered="fp32", weights={"float32": 8})
     target.precision = lambda **_: held  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_target", target)
     settings = {
@@ -91,8 +94,34 @@ def vector(case: Case, source: Callable[[Arrays], Arrays], is_rounded: bool) -> 
 def test_an_honest_artifact_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = verdict(tmp_path, monkeypatch)
     assert found.status == "passed"
-    assert found.reason.startswith("synthetic inputs only: 3 synthetic, 4 adversarial")
+    assert found.reason.startswith("synthetic inputs only: 3 synthetic, 5 adversarial")
     assert found.audit.weights == {"float32": 8}
+
+
+def test_operators_are_counted_and_those_that_fell_back_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Precision(
+        delivered="int8",
+        operators=(
+            Computing(name="a", operator="Conv", arithmetic="fp32", stored="fp32", size=10),
+            Computing(name="b", operator="Conv", arithmetic="fp32", stored="fp32", size=20),
+            Computing(name="c", operator="Gemm", arithmetic="fp32", stored="int8", size=70),
+            Computing(name="d", operator="Gemm", arithmetic="int8", stored="int8", size=100),
+            Computing(name="e", operator="MatMul", arithmetic="fp32"),
+        ),
+    )
+    audit = verdict(tmp_path, monkeypatch, held=held, precision_asked="int8").audit
+    assert audit.ops == {"fp32": 3, "int8": 1, "int8 weights": 1}
+    assert [(entry.name, entry.share) for entry in audit.fell_back] == [("b", 0.1), ("a", 0.05)]
+
+
+def test_bad_parameters_fail_an_artifact_that_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Precision(delivered="fp32", problems=("'w' has the scale nan",))
+    found = verdict(tmp_path, monkeypatch, held=held)
+    assert (found.status, found.reason) == ("failed", "'w' has the scale nan")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +186,19 @@ def test_what_computes_instead_of_the_runtime_is_told(
     found = verdict(tmp_path, monkeypatch, lambda: session)
     assert found.status == "passed"
     assert found.reason.endswith("; computed by another")
+
+
+@pytest.mark.parametrize(
+    ("opened", "key", "status"),
+    [(lambda: Session(truth), SAID, "passed"), (lambda: Session(nearly), ADVICE, "failed")],
+)
+def test_what_the_makers_have_to_say_is_told_with_the_verdict(
+    opened: Any, key: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / NOTES).write_text(json.dumps({SAID: "said so", ADVICE: "try so"}))
+    found = verdict(tmp_path, monkeypatch, opened)
+    assert found.status == status
+    assert found.reason.endswith("said so" if key == SAID else "try so")
 
 
 def test_a_target_that_opens_nothing_is_unverified(
@@ -325,3 +367,92 @@ def test_a_wrong_answer_fails_on_the_other_cases(
     wrong = Session(lambda inputs: {"y": -amplifying(inputs)["y"]})
     found = verdict(tmp_path, monkeypatch, lambda: wrong, source=amplifying, is_rounded=True)
     assert found.status == "failed"
+
+
+def samples(count: int) -> list[Case]:
+    random = np.random.default_rng(5)
+    return [
+        Case(
+            name=f"real {index}",
+            origin="real",
+            arrays={name: random.normal(size=(1, 4)).astype(np.float32) for name in "ab"},
+            dims={"batch": 1},
+        )
+        for index in range(count)
+    ]
+
+
+class Counting(Session):
+    """Keeps how many rows it was run with, run by run."""
+
+    def __init__(self, answer: Callable[[Arrays], Any]) -> None:
+        super().__init__(answer)
+        self.rows: list[int] = []
+
+    def run(self, inputs: Arrays) -> Any:
+        self.rows.append(len(inputs["a"]))
+        return super().run(inputs)
+
+
+def centred(inputs: Arrays) -> Arrays:
+    """Each row by how it differs from the mean of the batch."""
+    found = truth(inputs)["y"]
+    return {"y": found - found.mean(0) / 2}
+
+
+def test_real_cases_are_run_in_batches_but_for_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Counting(truth)
+    found = verdict(tmp_path, monkeypatch, lambda: session, real=samples(10))
+    assert found.status == "passed", found.reason
+    assert session.rows[:4] == [1, 4, 4, 1]
+    assert [row.case for row in found.rows[:10]] == [f"real {index}" for index in range(10)]
+
+
+def test_a_case_that_is_wrong_in_a_batch_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = samples(10)
+    odd = cases[6].arrays["a"][0, 0]
+
+    def wrong(inputs: Arrays) -> Arrays:
+        return {"y": np.where((inputs["a"] == odd).any(1, keepdims=True), 0, truth(inputs)["y"])}
+
+    found = verdict(tmp_path, monkeypatch, lambda: Session(wrong), real=cases)
+    assert found.status == "failed"
+    bad = [row.case for row in found.rows if (row.numbers.snr_db or 0) < 80]
+    assert bad == ["real 6"]
+
+
+def test_a_source_that_mixes_the_rows_of_a_batch_is_no_fault_of_the_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Counting(centred)
+    found = verdict(tmp_path, monkeypatch, lambda: session, source=centred, real=samples(6))
+    assert found.status == "passed", found.reason
+    assert session.rows[-5:] == [2, 1, 1, 1, 1], "those of the batch, again and alone"
+
+
+def test_an_artifact_that_mixes_them_fails_where_the_source_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # alone, every row is right
+    mixing = Session(lambda inputs: centred(inputs) if len(inputs["a"]) > 1 else truth(inputs))
+    found = verdict(tmp_path, monkeypatch, lambda: mixing, real=samples(6))
+    assert found.status == "failed"
+    assert "case 'swept batch=" in found.reason
+    assert all(row.numbers.snr_db == np.inf for row in found.rows if row.origin == "real")
+
+
+def test_an_artifact_that_refuses_a_batch_is_run_case_by_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def single(inputs: Arrays) -> Arrays:
+        if len(inputs["a"]) > 1:
+            raise RuntimeError("batch of 1 only")
+        return truth(inputs)
+
+    found = verdict(tmp_path, monkeypatch, lambda: Session(single), real=samples(6))
+    assert "case 'swept batch=3' and" in found.reason
+    assert sum(row.origin == "real" for row in found.rows) == 6

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from crosscast.pipeline.parity.samples import Case, write_cases
+from crosscast.targets.base import ADVICE, KEPT
 from crosscast.targets.families import onnx_dynamic, onnx_int8
 from crosscast.targets.families.onnx_bias import means
 from crosscast.targets.families.onnx_calibrate import Measured
 from crosscast.targets.families.onnx_sensitivity import (
     GATE,
-    KEPT,
     Kept,
     Search,
     Trial,
@@ -130,9 +130,13 @@ def test_only_what_harms_stays_in_float(harmful: str) -> None:
         gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
         weights=lambda: pytest.fail("activations do"),
     )
-    result, kept = search.found()
+    result, found = search.found()
     assert result is model
-    assert kept == Kept(True, frozenset({harmful}))
+    assert found.kept == Kept(True, frozenset({harmful}))
+    assert found.alone[harmful].worst < min(
+        room.worst for name, room in found.alone.items() if name != harmful
+    )
+    assert found.rooms[0].worst < 0 < found.rooms[1].worst
     assert tried[0] == Kept()
 
 
@@ -145,7 +149,8 @@ def test_what_has_room_is_left_alone() -> None:
         gates=lambda _: pytest.fail("nothing has to be ranked"),
         weights=lambda: pytest.fail("nothing has to be ranked"),
     )
-    assert search.found() == (model, Kept())
+    result, found = search.found()
+    assert (result, found.kept, found.alone) == (model, Kept(), {})
 
 
 def place(tmp_path: Path, model: Any, samples: list[dict[str, Any]]) -> tuple[Path, Path]:
@@ -193,11 +198,98 @@ def test_what_was_kept_is_told(tmp_path: Path, quantize: Any) -> None:
     notes = out / "notes.json"
     kept = json.loads(notes.read_text())[KEPT] if notes.exists() else {}
     if quantize is onnx_int8.quantize:
-        assert kept["biases"] == "corrected"
-        assert kept["activations"]
+        assert kept["operators"].keys() == {"convolution"}
+        assert kept["room_db"]["int8"] < 0 < kept["room_db"]["delivered"]
+        assert kept["bytes"]["delivered"] == (out / "model.onnx").stat().st_size
 
 
 def test_means_are_those_of_channels() -> None:
     found = means(sieve(), lambda: iter(images()))
     wanted = np.mean([one["x"].mean(axis=(0, 2, 3)) for one in images()], axis=0)
     np.testing.assert_allclose(found["m"], wanted * [1000, *[1] * 15], rtol=1e-4)
+
+
+def tower() -> Any:
+    """Six convolutions; one channel between the third and the fourth is 99 times as large as the
+    others, and of no consequence.
+    """
+    draw = np.random.default_rng(5).normal
+    make = onnx.helper.make_node
+    kernels = [draw(size=(16, 16, 3, 3)) / 12 for _ in range(6)]
+    kernels[2][0] *= 99
+    kernels[3][:, 0] = 0
+    names = ["x", "a", "b", "loud", "c", "d", "y"]
+    nodes = [
+        make("Conv", [names[at], f"w{at}"], [names[at + 1]], f"conv{at}", pads=[1, 1, 1, 1])
+        for at in range(6)
+    ]
+    weights = {f"w{at}": kernel for at, kernel in enumerate(kernels)}
+    return network(weights, nodes, [1, 16, 8, 8], [1, 16, 8, 8])
+
+
+def delivered(tmp_path: Path, model: Any, **given: Any) -> tuple[float, dict[str, Any]]:
+    """The worst signal-to-noise ratio of the quantized model in dB, and its notes."""
+    tree, samples = place(tmp_path, model, images(24))
+    out = tmp_path / "out"
+    out.mkdir()
+    given = {"options": {}} | given
+    onnx_int8.quantize(model=tree, samples=samples, out=out, **given)
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    ratios = []
+    for sample in images(24):
+        wanted = run(model, sample, "y")
+        noise = session.run(None, sample)[0] - wanted
+        ratios.append(float(20 * np.log10(np.linalg.norm(wanted) / np.linalg.norm(noise))))
+    return min(ratios), json.loads((out / "notes.json").read_text())
+
+
+def test_the_planted_layer_and_no_other_stays_in_float(tmp_path: Path) -> None:
+    snr_db, notes = delivered(tmp_path, tower())
+    assert snr_db > 17
+    assert set(notes[KEPT]["operators"]) == {"conv2", "conv3"}
+    assert all("'loud' alone" in why for why in notes[KEPT]["operators"].values())
+
+
+def test_nothing_stays_in_float_where_that_is_asked_for(tmp_path: Path) -> None:
+    snr_db, notes = delivered(tmp_path, tower(), options={"on_mismatch": "fail"})
+    assert snr_db < 17
+    assert KEPT not in notes
+    assert "on_mismatch: keep-float" in notes[ADVICE]
+    graph = onnx.load(tmp_path / "out/model.onnx").graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) == 7
+
+
+def test_a_targets_own_limits_are_kept(tmp_path: Path) -> None:
+    limits = {"min_snr_db": 30.0, "reason": "a test"}
+    snr_db, notes = delivered(tmp_path, tower(), parity=limits)
+    assert snr_db > 30
+    assert set(notes[KEPT]["operators"]) > {"conv2", "conv3"}
+
+
+def test_all_operators_are_quantized_where_that_is_asked_for(tmp_path: Path) -> None:
+    """The sum too, and the product of two activations."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("MatMul", ["x", "w"], ["h"], "first"),
+        make("MatMul", ["h", "x"], ["z"], "product"),
+        make("Add", ["z", "x"], ["y"], "sum"),
+    ]
+    weight = np.random.default_rng(0).normal(size=(16, 16))
+    model = network({"w": weight}, nodes, [1, 1, 16, 16], [1, 1, 16, 16])
+    draw = np.random.default_rng(1).normal
+    rows = [{"x": np.float32(draw(size=(1, 1, 16, 16)))} for _ in range(4)]
+    tree, samples = place(tmp_path, model, rows)
+    counts = []
+    for operators in (None, "all"):
+        out = tmp_path / str(operators)
+        out.mkdir()
+        options = {"operators": operators, "on_mismatch": "fail"}
+        onnx_int8.quantize(model=tree, options=options, samples=samples, out=out)
+        graph = onnx.load(out / "model.onnx").graph
+        makers = {name: node.op_type for node in graph.node for name in node.output}
+        read = {node.name: [makers.get(each) for each in node.input] for node in graph.node}
+        counts.append(
+            [read[name].count("DequantizeLinear") for name in ("first", "product", "sum")]
+        )
+    assert counts[0][1:] == [0, 0]
+    assert counts[1] == [2, 2, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from crosscast.targets.families.sensitivity import Room, Squash, Standard, room_
 
 def room(reference: Any, given: Any, squash: Squash = "") -> float:
     one, other = np.float32(reference), np.float32(given)
-    return room_db(one, other, typical=Extent.of(one), squash=squash)
+    limits = sensitivity.limits_of({})
+    return room_db(one, other, typical=Extent.of(one), limits=limits, squash=squash)
 
 
 def test_room_is_counted_from_the_gates_limits() -> None:
@@ -78,16 +80,69 @@ def test_the_fewest_are_found_by_few_trials(needed: int) -> None:
     assert sensitivity.fewest(needed - 1, works) is None
 
 
+def chosen(
+    names: list[str], costs: dict[str, float], needed: dict[float, set[str]]
+) -> tuple[list[str], int]:
+    """What is chosen where each level needs some names in float, and how often that was tried.
+
+    costs: of each name in int8 alone; what is more costs more room.
+    """
+    tried: list[frozenset[str]] = []
+
+    def room(some: frozenset[str]) -> Room:
+        tried.append(some)
+        reached = [level for level, wanted in needed.items() if wanted <= some]
+        return Room([max(reached, default=-9.0), 99.0, 99.0])
+
+    def measured(parts: Sequence[tuple[str, ...]]) -> list[Room]:
+        return [Room([-sum(costs.get(name, 0.0) for name in part)]) for part in parts]
+
+    found = sensitivity.least(names, level=max(needed), measured=measured, room=room)
+    return list(found), len(set(tried))
+
+
+def test_the_fewest_stay_in_float() -> None:
+    names = list("abcdefgh")
+    costs = {"c": 9.0, "f": 5.0}
+    assert chosen(names, costs, {6.0: {"c"}})[0] == ["c"]
+    assert chosen(names, costs, {6.0: {"c", "f"}})[0] == ["c", "f"]
+
+
+def test_what_others_do_without_is_left_out_again() -> None:
+    """The ranking takes each alone: here `c` costs most, but is mended by `f`."""
+    assert chosen(list("abcdefgh"), {"c": 9.0, "f": 5.0}, {0.0: {"f"}})[0] == ["f"]
+
+
+def test_groups_are_taken_apart() -> None:
+    names = [f"n{number}" for number in range(1000)]
+    costs = {"n100": 30.0, "n777": 20.0}
+    found, trials = chosen(names, costs, {0.0: {"n100", "n777"}})
+    assert found == ["n100", "n777"]
+    assert trials < 30
+
+
+def test_less_room_is_aimed_at_where_more_needs_more_than_half() -> None:
+    names, costs = list("abcdefgh"), {name: 9.0 - at for at, name in enumerate("abcdefgh")}
+    assert chosen(names, costs, {6.0: set("abcde"), 0.0: {"a"}})[0] == ["a"]
+
+
 def test_where_most_is_needed_all_stays_in_float() -> None:
-    order = [(name,) for name in "abcdefgh"]
-    assert sensitivity.least(order, lambda size: size >= 2) == {"a", "b"}
-    assert sensitivity.least(order, lambda size: size >= 5) == set("abcdefgh")
-    assert sensitivity.least(order, lambda _: False) == set("abcdefgh")
+    names = list("abcdefgh")
+    assert set(chosen(names, {}, {0.0: set("abcde")})[0]) == set(names)
+    assert set(chosen(names, {}, {0.0: {"none of these"}})[0]) == set(names)
 
 
 def test_the_costliest_come_first_and_equal_ones_in_order() -> None:
-    parts = [("a",), ("b",), ("c",)]
-    assert sensitivity.ranked(parts, [1.0, 5.0, 1.0]) == [("b",), ("a",), ("c",)]
+    rooms = {("a",): Room([3.0]), ("b",): Room([-5.0]), ("c",): Room([3.0])}
+    assert sensitivity.ranked(rooms) == [("b",), ("a",), ("c",)]
+
+
+def test_a_targets_own_limits_are_aimed_at() -> None:
+    wave = np.float32(np.sin(np.arange(1000)))
+    for asked, left in ((17.0, 3.0), (25.0, -5.0)):
+        limits = sensitivity.limits_of({"min_snr_db": asked, "reason": "a test"})
+        standard = Standard([[wave]], [""], limits)
+        assert standard.room_db(0, [wave * np.float32(1.1)]) == pytest.approx(left, abs=0.1)
 
 
 def test_samples_are_spread_and_halved() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crosscast.targets.base import KEPT, NOTES
+from crosscast.targets.base import KEPT, NOTES, SAID
 from crosscast.targets.families import tflite_hybrid
 from crosscast.targets.families.sensitivity import Room
 from crosscast.targets.families.tflite import FILE
@@ -72,7 +72,9 @@ def wrote(
 def test_the_first_way_with_room_is_taken_and_else_the_best(
     rooms: list[Room], made: str, told: Any, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert wrote(tree, monkeypatch, rooms) == (made, told)
+    found, notes = wrote(tree, monkeypatch, rooms)
+    assert (found, bool(notes.pop(SAID, ""))) == (made, bool(told))
+    assert notes == told
 
 
 def test_without_samples_nothing_is_tried(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_rounding_costs_more_with_wider_ranges(tmp_path: Path) -> None:
     costs = []
     for peak in (4.0, 40.0):
         ranges = {"x": {"min": np.float32([-peak]), "max": np.float32([peak])}}
-        costs.append(trial.cost(rounding(content, [0], ranges), [0, 1]))
+        costs.append(trial.alone(rounding(content, [0], ranges), [0, 1]).cost)
     assert 0 < costs[0] < costs[1]
 
 

@@ -1,0 +1,84 @@
+"""Parameters of quantization that no quantizer may write, whatever the file's format.
+
+A number is scale * (level - zero point).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SMALLEST = 2.0**-126
+"""The smallest float32 that is not denormal: processors may take those below for 0."""
+
+NOTHING = 1e-9
+"""What quantizers write for a range without any value is no more than this, or 1."""
+
+LEVELS = {"int8": (-128, 127), "uint8": (0, 255), "int32": (0, 0)}
+"""The least and the greatest zero point by the dtype of levels. int32 are biases, without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Those of one tensor.
+
+    tensor: its name. scales, points: a number for all, or one for each channel or block; no points
+    for 0. dtype: numpy's name of the levels'. channels: how many there are along the axis of the
+    scales; None where that is not known, or they are by block. levels: those of a constant; None
+    for what is computed.
+    """
+
+    tensor: str
+    scales: NDArray[Any]
+    points: NDArray[Any] | None = None
+    dtype: str = "int8"
+    channels: int | None = None
+    levels: NDArray[Any] | None = None
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with them, one line each."""
+        import numpy as np
+
+        scales = np.asarray(self.scales, np.float64)
+        bad = scales[~(np.isfinite(scales) & (scales >= SMALLEST))]
+        if bad.size:
+            which = f" (and {bad.size - 1} more)" if bad.size > 1 else ""
+            yield f"'{self.tensor}' has the scale {bad.flat[0]:g}{which}, which is no step's size"
+        yield from self._off_range()
+        if self.channels is not None and scales.size not in (1, self.channels):
+            yield f"'{self.tensor}' has {scales.size} scales for {self.channels} channels"
+        elif not bad.size and self._vanished(scales):
+            yield (
+                f"'{self.tensor}' is all zero at the scale {scales.max():g}, which is larger than "
+                "any of its values"
+            )
+
+    def _off_range(self) -> Iterator[str]:
+        import numpy as np
+
+        if self.points is None or self.dtype not in LEVELS:
+            return
+        low, high = LEVELS[self.dtype]
+        points = np.asarray(self.points).astype(np.int64)
+        off = points[(points < low) | (points > high)]
+        if off.size:
+            yield (
+                f"'{self.tensor}' has the zero point {off.flat[0]}, out of {low} to {high} of "
+                f"{self.dtype}"
+            )
+
+    def _vanished(self, scales: NDArray[Any]) -> bool:
+        """Whether all levels of weights stand for 0 where their scale says that there are values:
+        the largest of them has one of the last levels by any way to choose a scale.
+        """
+        import numpy as np
+
+        if self.levels is None or self.dtype not in ("int8", "uint8") or not self.levels.size:
+            return False
+        point = 0 if self.points is None else np.asarray(self.points).flat[0]
+        given = (scales != 1) & (scales > NOTHING)
+        return bool(given.any() and (self.levels == point).all())

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crosscast.targets.families.parameters import Parameters
+
+LEVELS = np.array([[-127, 5], [3, 127]], np.int8)
+
+
+def said(**more: Any) -> list[str]:
+    settings = {"tensor": "w", "scales": np.float32([0.1, 0.2]), "channels": 2, "levels": LEVELS}
+    return list(Parameters(**{**settings, **more}).problems())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"scales": np.float32([0.1])},
+        {"scales": np.float16([6e-8, 0.2])},
+        {"points": np.array([-128, 127])},
+        {"dtype": "uint8", "points": np.uint8([0, 255])},
+        {"dtype": "int32", "points": np.int32([0, 0])},
+        {"dtype": "int32", "levels": np.zeros(2, np.int32)},
+        {"levels": np.zeros((2, 2), np.int8), "scales": np.float32([1, 1])},
+        {"levels": np.zeros((2, 2), np.int8), "scales": np.float32([1e-11, 1])},
+        {"levels": np.int8([[0, 0], [1, 127]])},
+    ],
+)
+def test_what_quantizers_write_is_no_problem(more: dict[str, Any]) -> None:
+    assert said(**more) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"scales": np.float32([0, 0.1])}, "'w' has the scale 0, which is no step's size"),
+        ({"scales": np.float32([-1, -2])}, "'w' has the scale -1 (and 1 more), which is no step's"),
+        ({"scales": np.float32([0.1, np.nan])}, "'w' has the scale nan, which"),
+        ({"scales": np.float32([0.1, np.inf])}, "'w' has the scale inf, which"),
+        ({"scales": np.float32([0.1, 1e-40])}, "'w' has the scale 9.99995e-41, which"),
+        ({"points": np.array([0, 128])}, "'w' has the zero point 128, out of -128 to 127 of int8"),
+        (
+            {"dtype": "uint8", "points": np.array([-1])},
+            "'w' has the zero point -1, out of 0 to 255 of uint8",
+        ),
+        (
+            {"dtype": "int32", "points": np.array([3])},
+            "'w' has the zero point 3, out of 0 to 0 of int32",
+        ),
+        ({"channels": 3}, "'w' has 2 scales for 3 channels"),
+        (
+            {"levels": np.zeros((2, 2), np.int8)},
+            "'w' is all zero at the scale 0.2, which is larger than any of its values",
+        ),
+        (
+            {"levels": np.full((2, 2), 7, np.uint8), "points": np.uint8([7, 7]), "dtype": "uint8"},
+            "'w' is all zero at the scale 0.2, which is larger",
+        ),
+    ],
+)
+def test_what_none_may_write_is_said(more: dict[str, Any], line: str) -> None:
+    (found,) = said(**more)
+    assert found.startswith(line)
