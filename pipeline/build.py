@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline import manifest as manifests
+from crosscast.pipeline.config.load import load
 from crosscast.pipeline.config.schema import Config
-from crosscast.pipeline.errors import CrosscastError, ParityError, StageError, ToolchainError
+from crosscast.pipeline.errors import (
+    ConfigError,
+    CrosscastError,
+    ParityError,
+    StageError,
+    ToolchainError,
+)
 from crosscast.pipeline.events import (
     BuildFinished,
     Event,
@@ -21,12 +29,14 @@ from crosscast.pipeline.events import (
 )
 from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
 from crosscast.pipeline.fetch import fetch, missing
+from crosscast.pipeline.graph import File, Output, Plan, Step
 from crosscast.pipeline.planner import plan, runtime_options
 from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
 from crosscast.pipeline.stages import STAGES
-from crosscast.pipeline.store import Store
+from crosscast.pipeline.store import Store, Workspace
+from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets import TARGETS
-from crosscast.targets.base import Target, described
+from crosscast.targets.base import Target, described, narrowed
 from crosscast.targets.families.preprocessing import images
 
 
@@ -88,42 +98,177 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
     """
     manifest = manifests.read(artifact)
     manifests.check_files(artifact, manifest)
+    with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
+        verdict = _Bench(artifact, manifest, store, settings, workspace, executor).verdict()
+    return with_task(verdict, manifest["verdict"].get("task"))
+
+
+def explain(
+    artifact: Path, *, config: Path | None, store: Store, settings: Settings, emit: Subscriber
+) -> dict[str, Any]:
+    """Where the error of an artifact comes from, as it is in the worst case of its test vectors.
+
+    config: what it was built from, None for what the store remembers. Its files may be others than
+    those that were proven. Raises ConfigError where there is no config or it gives another model by
+    now, StageError where a worker did not succeed, ToolchainError where the target's runtime is not
+    installed or the target cannot show what it computes.
+    """
+    manifest = manifests.read(artifact)
+    target = _target(artifact, manifest)
+    built = _built_from(artifact, manifest, config, store)
+    for download in missing(built.source.downloads(), store=store):
+        fetch(download, store=store, tell=lambda text: emit(Message(text=text)))
+    planned = plan(built, only=[manifest["target"]])
+    ends = planned.targets[manifest["target"]]
+    if not ends.explain:
+        raise ToolchainError(
+            f"{artifact}: target '{manifest['target']}' cannot show what it computes on the way",
+            fix="explain the artifact that it was made from",
+        )
+    _require_same_source(artifact, manifest, planned.step(ends.package), store)
+    step = planned.step(ends.explain)
+    with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
+        bench = _Bench(artifact, manifest, store, settings, workspace, executor)
+        network = bench.network(planned, step, scope=str(built.path), emit=emit)
+        verdict = bench.verdict()
+        found = bench.run(
+            "explain",
+            toolchain=step.toolchain,
+            inputs={**network, "verdict": workspace.path("verify")},
+            options={**step.options, "layout": None, "narrowed": narrowed(target)},
+        )
+    return {"status": verdict["status"], "reason": verdict["reason"], **found}
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """An artifact's stages, run one by one on its own test vectors."""
+
+    artifact: Path
+    manifest: dict[str, Any]
+    store: Store
+    settings: Settings
+    workspace: Workspace
+    executor: LocalExecutor
+
+    def verdict(self) -> dict[str, Any]:
+        """What `verify` finds."""
+        target = _target(self.artifact, self.manifest)
+        _write_reference(self.artifact, self.manifest, self.workspace.directory("reference"))
+        return self.run(
+            "verify",
+            toolchain=target.runtime,
+            inputs={},
+            options={
+                **runtime_options(target),
+                "precision_asked": _asked(target, self.manifest),
+                "layout": None,
+                "io": self.manifest.get("io"),
+                "pixels": images(self.manifest.get("preprocessing") or {}),
+                "labels": _labels(self.manifest) if described(target) else [],
+                "parity": self.manifest["verdict"].get("parity", {}),
+            },
+        )
+
+    def run(
+        self,
+        stage: str,
+        *,
+        toolchain: Toolchain,
+        inputs: Mapping[str, Path],
+        options: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The JSON that a stage writes of the artifact."""
+        limits = self.settings.step_memory or self.settings.memory
+        out = self.workspace.directory(stage)
+        self.executor.submit(
+            Task(
+                id=stage,
+                module=STAGES[stage],
+                toolchain=toolchain,
+                inputs={
+                    "model": self.artifact,
+                    "reference": self.workspace.path("reference"),
+                    **inputs,
+                },
+                options=options,
+                out=out,
+                log=self.store.log(str(self.artifact.absolute()), stage),
+                limits=Limits(timeout=self.settings.timeout, memory=limits),
+            )
+        )
+        _raise_unless_ok(self.executor.wait(), stage)
+        written: dict[str, Any] = json.loads(next(out.glob("*.json")).read_text(encoding="utf-8"))
+        return written
+
+    def network(
+        self, planned: Plan, step: Step, *, scope: str, emit: Subscriber
+    ) -> dict[str, Path]:
+        """The float network that an artifact is explained by, built where it is not in the store:
+        the inputs of the step `explain`.
+        """
+        names = {
+            key: source.step
+            for key, source in step.inputs.items()
+            if key in ("exported", "program") and isinstance(source, Output)
+        }
+        needed = planned.needed_for(names["exported"])
+        part = replace(planned, steps=tuple(needed), spare=(), targets={})
+        ledger = Ledger(part, self.store, scope=scope)
+        runner = Runner(
+            ledger,
+            executor=self.executor,
+            workspace=self.workspace,
+            settings=self.settings,
+            emit=emit,
+        )
+        runner.run()
+        for message, _ in runner.dead.values():
+            raise StageError(f"the float network cannot be exported to ONNX: {message}")
+        return {key: self.store.tree_path(ledger.trees[name]) for key, name in names.items()}
+
+
+def _target(artifact: Path, manifest: Mapping[str, Any]) -> Target:
     target = TARGETS.get(manifest["target"])
     if target is None:
         raise ToolchainError(
             f"{artifact}: target '{manifest['target']}' is not known here",
             fix="`crosscast targets` lists those that are; a plug-in may be missing",
         )
-    with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
-        reference = workspace.directory("reference")
-        _write_reference(artifact, manifest, reference)
-        out = workspace.directory("verdict")
-        executor.submit(
-            Task(
-                id="verify",
-                module=STAGES["verify"],
-                toolchain=target.runtime,
-                inputs={"model": artifact, "reference": reference},
-                options={
-                    **runtime_options(target),
-                    "precision_asked": _asked(target, manifest),
-                    "layout": None,
-                    "io": manifest.get("io"),
-                    "pixels": images(manifest.get("preprocessing") or {}),
-                    "labels": _labels(manifest) if described(target) else [],
-                    "parity": manifest["verdict"].get("parity", {}),
-                },
-                out=out,
-                log=store.log(str(artifact.absolute()), "verify"),
-                limits=Limits(
-                    timeout=settings.timeout, memory=settings.step_memory or settings.memory
-                ),
-            )
+    return target
+
+
+def _built_from(
+    artifact: Path, manifest: Mapping[str, Any], config: Path | None, store: Store
+) -> Config:
+    """The config that an artifact was built from."""
+    path = config or Path(store.origin(artifact) or "-")
+    if config is None and not path.is_file():
+        raise ConfigError(
+            f"{artifact}: it is not known here what it was built from",
+            fix="name its config: `crosscast explain ARTIFACT --config FILE`",
         )
-        outcome = executor.wait()
-        _raise_unless_ok(outcome)
-        verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
-    return with_task(verdict, manifest["verdict"].get("task"))
+    built = load(path)
+    if (built.model, manifest["target"] in built.targets) != (manifest["model"], True):
+        raise ConfigError(
+            f"{path}: has no target '{manifest['target']}' of model '{manifest['model']}'",
+            fix=f"name the config that {artifact} was built from",
+        )
+    return built
+
+
+def _require_same_source(
+    artifact: Path, manifest: Mapping[str, Any], package: Step, store: Store
+) -> None:
+    """Raise ConfigError for a source that has changed: its network is another."""
+    was = manifest["source"]["files"]
+    for name, source in package.inputs.items():
+        key = name.removeprefix("source.")
+        if isinstance(source, File) and store.file_digest(source.path) != was.get(key):
+            raise ConfigError(
+                f"{source.path}: has changed since {artifact} was built",
+                fix="build the artifact again",
+            )
 
 
 def with_task(verdict: dict[str, Any], built: dict[str, Any] | None) -> dict[str, Any]:
@@ -173,13 +318,12 @@ def _write_reference(artifact: Path, manifest: dict[str, Any], out: Path) -> Non
     manifests.write_json(out / "signature.json", {**told, "dims": manifest["dims"]})
 
 
-def _raise_unless_ok(outcome: Outcome | None) -> None:
+def _raise_unless_ok(outcome: Outcome | None, stage: str) -> None:
     if outcome is None:
-        raise StageError("verification did not end")
+        raise StageError(f"{stage} did not end")
     if outcome.status != "ok":
         error: CrosscastError = StageError(
-            f"verification did not end well [{outcome.status}]: {outcome.message}\n"
-            f"  log: {outcome.log}",
+            f"{stage} did not end well [{outcome.status}]: {outcome.message}\n  log: {outcome.log}",
             fix=outcome.fix,
         )
         if outcome.exit_code == ToolchainError.exit_code:

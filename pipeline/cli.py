@@ -220,6 +220,47 @@ def verify(
     raise typer.Exit(work.verdict_code(verdict))
 
 
+@app.command(epilog="Example: crosscast explain artifacts/efficientnet-lite0/1.0.0/tflite-int8")
+def explain(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's directory.", show_default=False)],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="What it was built from. Default: what it was built from here."
+        ),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Say which layer an artifact's error comes from, by comparing all tensors with the source's.
+
+    Exit codes: 0 said; 1 a stage failed; 2 usage or config; 3 a runtime is missing.
+    """
+    import json
+
+    from crosscast.pipeline import build as work
+    from crosscast.pipeline.events import Event
+    from crosscast.pipeline.report.console import describe
+    from crosscast.pipeline.runner import Settings
+
+    def emit(event: Event) -> None:
+        text = describe(event, verbose=False)
+        if text:
+            typer.echo(text, err=True)
+
+    found = work.explain(
+        artifact,
+        config=config,
+        store=_store(),
+        settings=Settings(artifacts=artifact),
+        emit=emit,
+    )
+    if json_:
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        reason = f": {found['reason']}" if found["reason"] else ""
+        typer.echo("\n".join([f"{artifact}: {found['status']}{reason}", *found["lines"]]))
+
+
 @app.command(epilog="Example: crosscast show artifacts/efficientnet-lite0/1.0.0/onnx-int8")
 def show(
     artifact: Annotated[Path, typer.Argument(help="An artifact's directory.", show_default=False)],

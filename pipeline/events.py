@@ -78,7 +78,8 @@ class TargetFinished(Event):
     """A target's end. status: passed, failed, unverified, or error where it was not built.
 
     artifact: its directory; empty where nothing was delivered. repeat: the command that repeats
-    alone the verification that it failed; empty where it did not.
+    alone the verification that it failed; empty where it did not. explanation: where the error of
+    one that has failed comes from (see `parity.explanation`); None where that is not known.
     """
 
     kind = "target_finished"
@@ -87,6 +88,7 @@ class TargetFinished(Event):
     reason: str
     artifact: str
     repeat: str = ""
+    explanation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

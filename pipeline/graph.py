@@ -57,24 +57,39 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Steps in topological order, and for each target the steps that prove and package it."""
+    """Steps in topological order, and for each target the steps that prove and package it.
+
+    spare: steps behind these that run only where an artifact has failed and is to be explained.
+    """
 
     model: str
     version: str
     steps: tuple[Step, ...]
     targets: Mapping[str, TargetSteps]
+    spare: tuple[Step, ...] = ()
 
     def step(self, step_id: str) -> Step:
         """The step of that id; KeyError where there is none."""
-        return next(step for step in self.steps if step.id == step_id)
+        return next(step for step in (*self.steps, *self.spare) if step.id == step_id)
+
+    def needed_for(self, step_id: str) -> list[Step]:
+        """A step and all that it needs, spare ones among them, in order."""
+        wanted = {step_id}
+        for step in reversed((*self.steps, *self.spare)):
+            if step.id in wanted:
+                wanted.update(step.upstream())
+        return [step for step in (*self.steps, *self.spare) if step.id in wanted]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSteps:
-    """The ids of the steps that end a target's chain."""
+    """The ids of the steps that end a target's chain. explain: of the spare one that says why it
+    has failed; empty where the target cannot tell.
+    """
 
     verify: str
     package: str
+    explain: str = ""
     allow_unverified: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from crosscast.targets.base import (
     finishing,
     judged,
     narrowed,
+    tapping,
     toolchains,
     tried,
 )
@@ -55,16 +57,21 @@ def plan(config: Config, *, only: Collection[str] = ()) -> Plan:
         )
     builder = _Builder(config)
     folding = _Builder(config, plain=builder) if config.preprocessing() else builder
-    ends = {
-        name: (folding if builder.folds(name) else builder).target(name)
-        for name in config.targets
-        if not only or name in only
+    names = [name for name in config.targets if not only or name in only]
+    builders = {name: folding if builder.folds(name) else builder for name in names}
+    ends = {name: builders[name].target(name) for name in names}
+    steps = graph.ordered(builder.steps)
+    explained = {
+        name: replace(ends[name], explain=builders[name].explain(name, ends[name].verify))
+        for name in names
     }
+    every = graph.ordered(builder.steps)
     return Plan(
         model=config.model,
         version=config.version,
-        steps=graph.ordered(builder.steps),
-        targets=ends,
+        steps=steps,
+        targets=explained,
+        spare=tuple(step for step in every if step not in steps),
     )
 
 
@@ -80,6 +87,12 @@ def runtime_options(target: Target) -> dict[str, Any]:
         "no_runtime": target.no_runtime,
         "narrowed": narrowed(target),
     }
+
+
+def explainer(target: Target) -> Toolchain:
+    """Where the stage `explain` runs: with the target's runtime and that of the float network."""
+    own, network = target.runtime, _onnx_toolchain()
+    return replace(own, distributions=tuple(sorted({*own.distributions, *network.distributions})))
 
 
 class _Builder:
@@ -197,17 +210,54 @@ class _Builder:
         """The export and the step whose tree the target's conversion starts from."""
         kind = self._kind(name, target)
         if kind == "onnx":
-            opset = self._options(name).get("opset", self._default_opset())
-            export = self._export(kind, opset=opset, layout=self._layout(name))
-            simplified = self._add(
-                f"simplify {export.removeprefix('export ')}",
-                "simplify",
-                toolchain=_onnx_toolchain(),
-                inputs={"model": Output(export)},
-            )
-            return export, simplified
+            return self._onnx(name)
         export = self._export(kind, opset=None, layout=self._layout(name))
         return export, export
+
+    def _onnx(self, name: str) -> tuple[str, str]:
+        """The export to ONNX that suits a target, and the step that simplifies it."""
+        opset = self._options(name).get("opset", self._default_opset())
+        export = self._export("onnx", opset=opset, layout=self._layout(name))
+        simplified = self._add(
+            f"simplify {export.removeprefix('export ')}",
+            "simplify",
+            toolchain=_onnx_toolchain(),
+            inputs={"model": Output(export)},
+        )
+        return export, simplified
+
+    def explain(self, name: str, verify: str) -> str:
+        """Plan what says why a target has failed; gives its id, empty where nothing can."""
+        target = TARGETS[name]
+        taps = tapping(target)
+        if taps is None or "onnx" not in self.source.kinds:
+            return ""
+        export, exported = self._onnx(self._first(name))
+        program = self.steps[export].inputs.get("program")
+        options = self.steps[verify].options
+        functions = (reference_to(target.open), reference_to(taps))
+        return self._add(
+            f"explain {name}",
+            "explain",
+            toolchain=explainer(target),
+            options={
+                "open": functions[0],
+                "taps": functions[1],
+                **{key: options[key] for key in ("layout", "io", "narrowed")},
+            },
+            inputs={
+                **{key: self.steps[verify].inputs[key] for key in ("model", "reference")},
+                "verdict": Output(verify),
+                "exported": Output(exported),
+                **({"program": program} if program else {}),
+            },
+            functions=functions,
+        )
+
+    def _first(self, name: str) -> str:
+        """The target that a target's chain starts from."""
+        start = self.config.targets[name].from_
+        return self._first(start) if start else name
 
     def _options(self, name: str) -> dict[str, Any]:
         """The target's own options, with the opset that it gets where it names none, but for

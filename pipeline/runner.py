@@ -214,6 +214,8 @@ class Runner:
         self.running: dict[str, _Running] = {}
         self.dead: dict[str, tuple[str, int]] = {}
         self.results: dict[str, TargetResult] = {}
+        self.asked: set[str] = set()
+        """Spare steps that a failed verdict has asked for."""
         self.priority = _remaining_seconds(self.plan)
 
     def run(self) -> dict[str, TargetResult]:
@@ -241,17 +243,33 @@ class Runner:
 
     def _settle_cached(self) -> None:
         """Take every step off the list that is recorded, or that can no longer run."""
+        asked = -1
+        while len(self.asked) > asked:  # a verdict may ask for more of them
+            asked = len(self.asked)
+            self._settle()
+
+    def _settle(self) -> None:
         for step in list(self.pending.values()):
             blocker = next((name for name in step.upstream() if name in self.dead), None)
             if blocker is None and self._gate_closed(step):
                 blocker = next(end.verify for end in self._ends(step))
                 self.dead[step.id] = self._gate_closed(step) or ("", 0)
                 self._skip(step, blocker)
+                self._ask_why(self._ends(step))
             elif blocker is not None:
                 self.dead[step.id] = self.dead[blocker]
                 self._skip(step, blocker)
             elif self._ready(step) and not self.ledger.force:
                 self._try_cached(step)
+
+    def _ask_why(self, failed: Collection[TargetSteps]) -> None:
+        """Have the spare steps run that explain targets whose artifact failed."""
+        for ends in failed:
+            if ends.explain and self._verdict(ends)[0] == "failed":
+                needed = {step.id: step for step in self.plan.needed_for(ends.explain)}
+                spare = {step.id for step in self.plan.spare} - self.asked
+                self.pending |= {name: step for name, step in needed.items() if name in spare}
+                self.asked |= needed.keys() & spare
 
     def _skip(self, step: Step, blocker: str) -> None:
         del self.pending[step.id]
@@ -284,7 +302,7 @@ class Runner:
 
     def _submit_ready(self) -> None:
         ready = [step for step in self.pending.values() if self._ready(step)]
-        for step in sorted(ready, key=lambda step: -self.priority[step.id]):
+        for step in sorted(ready, key=lambda step: -self.priority.get(step.id, 0.0)):
             if self._fits(step):
                 self._submit(step)
 
@@ -409,7 +427,7 @@ class Runner:
             return
         proven = ends.verify in self.ledger.trees
         status, reason = self._verdict(ends) if proven else ("error", "")
-        artifact, code = None, EXIT_OK
+        artifact, code, why = None, EXIT_OK, self._explanation(ends)
         if ends.package in self.ledger.trees:
             try:
                 artifact = self._deliver(name, self.ledger.trees[ends.package])
@@ -419,18 +437,28 @@ class Runner:
             blocked, code = self.dead.get(ends.package, ("not built", StageError.exit_code))
             if not (proven and self._gate_closed(self.plan.step(ends.package))):
                 status, reason = "error", blocked
+        if why is not None:
+            reason = "\n".join([reason, *why["lines"]])
         self.emit(
             TargetFinished(
                 target=name,
                 status=status,
                 reason=reason,
                 artifact=str(artifact or ""),
+                explanation=why,
                 repeat=self.repros.command(ends.verify) if status == "failed" else "",
             )
         )
         self.results[name] = TargetResult(
             target=name, status=status, reason=reason, code=code, artifact=artifact
         )
+
+    def _explanation(self, ends: TargetSteps) -> dict[str, Any] | None:
+        if ends.explain not in self.ledger.trees:
+            return None
+        path = self.store.tree_path(self.ledger.trees[ends.explain]) / "explanation.json"
+        explanation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return explanation
 
     def _deliver(self, target: str, tree: str) -> Path:
         path = self.settings.artifacts / self.plan.model / self.plan.version / target
@@ -441,6 +469,7 @@ class Runner:
                     fix="give the config another version, or build into another directory (-o)",
                 )
             self.store.deliver(tree, path)
+        self.store.save_origin(path, self.ledger.scope)
         return path
 
 

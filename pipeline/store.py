@@ -35,7 +35,10 @@ from crosscast.pipeline.errors import ConfigError, StageError
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
-_KINDS = ("trees", "records", "dependencies", "last", "stamps", "deliveries", "peaks", "tmp")
+_KINDS = (
+    *("trees", "records", "dependencies", "last", "stamps", "deliveries", "origins", "peaks"),
+    "tmp",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +262,16 @@ class Store:
         if entries != known:
             self._save_entries("deliveries", key, entries)
         return True
+
+    def save_origin(self, destination: Path, scope: str) -> None:
+        """Remember of which config an artifact's directory is."""
+        if self.origin(destination) != scope:
+            self._save("origins", _key(str(destination.resolve())), scope)
+
+    def origin(self, destination: Path) -> str:
+        """The config whose artifact was delivered there last; empty where it is not known."""
+        value = self._load("origins", _key(str(destination.resolve())))
+        return value if isinstance(value, str) else ""
 
     def _whole(self, digest: str) -> Entries | None:
         """The entries of a tree; None unless every byte of it is as its digest says."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.pipeline.toolchain import Toolchain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Kind = Literal["exported_program", "saved_model", "onnx", "ort", "tflite", "coreml"]
 """What a tree holds: `model.pt2`, `saved_model/`, `model.onnx`, `model.ort`, `model.tflite`,
@@ -274,6 +278,38 @@ def explaining(target: Target) -> Callable[..., list[str]] | None:
     artifact, inputs)`, which gives lines for the inputs of a case. None for those that have none.
     """
     found: Callable[..., list[str]] | None = getattr(target, "explain", None)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap:
+    """A tensor of real numbers that an artifact computes on the way.
+
+    name, operator, layer: as the artifact has them: of the tensor, of the operator's kind, and of
+        the operator itself. called: the name without what converters and quantizers add to it, by
+        which its counterpart in the source's graph is found: that of a value, or of a node
+        followed by `_input` or `_output`.
+    """
+
+    name: str
+    operator: str
+    layer: str
+    called: str
+    array: NDArray[Any]
+
+
+def stripped(name: str, added: re.Pattern[str]) -> str:
+    """A name without the endings that `added` finds."""
+    while (found := added.search(name)) is not None:
+        name = name[: found.start()]
+    return name
+
+
+def tapping(target: Target) -> Callable[..., None] | None:
+    """The target's way to show what its artifacts compute: its member `taps(*, artifact, inputs,
+    tell)`, which calls `tell` with each Tap in order. None for those that have none.
+    """
+    found: Callable[..., None] | None = getattr(target, "taps", None)
     return found
 
 

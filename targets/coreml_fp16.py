@@ -6,7 +6,7 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import coreml as family
-from crosscast.targets.families import coreml_audit, coreml_convert, coreml_usage
+from crosscast.targets.families import coreml_audit, coreml_convert, coreml_taps, coreml_usage
 
 Options: type[BaseOptions] = family.ComputeOptions
 QuantizeOptions: type[BaseOptions] | None = None
@@ -23,6 +23,7 @@ calibrated = False
 no_runtime = ""
 convert = coreml_convert.convert
 open = family.open
+taps = coreml_taps.taps
 explain = family.explain
 precision = coreml_audit.precision
 usage = coreml_usage.usage

@@ -6,7 +6,13 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import coreml as family
-from crosscast.targets.families import coreml_audit, coreml_convert, coreml_quantize, coreml_usage
+from crosscast.targets.families import (
+    coreml_audit,
+    coreml_convert,
+    coreml_quantize,
+    coreml_taps,
+    coreml_usage,
+)
 
 Options: type[BaseOptions] = family.ComputeOptions
 QuantizeOptions: type[BaseOptions] | None = coreml_quantize.Int8Options
@@ -24,6 +30,7 @@ calibrated: bool | None = None
 no_runtime = ""
 convert = coreml_convert.to_quantize
 open = family.open
+taps = coreml_taps.taps
 explain = family.explain
 precision = coreml_audit.precision
 usage = coreml_usage.usage

@@ -6,7 +6,7 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import onnx as family
-from crosscast.targets.families import onnx_float16, onnx_runtime, onnx_usage
+from crosscast.targets.families import onnx_float16, onnx_runtime, onnx_taps, onnx_usage
 
 Options: type[BaseOptions] = onnx_float16.Float16Options
 QuantizeOptions: type[BaseOptions] | None = None
@@ -21,5 +21,6 @@ calibrated = False
 no_runtime = ""
 convert = onnx_float16.convert
 open = onnx_runtime.open
+taps = onnx_taps.taps
 precision = onnx_runtime.precision
 usage = onnx_usage.usage

@@ -6,7 +6,7 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import tflite as family
-from crosscast.targets.families import tflite_runtime, tflite_usage
+from crosscast.targets.families import tflite_runtime, tflite_taps, tflite_usage
 
 Options = BaseOptions
 QuantizeOptions: type[BaseOptions] | None = None
@@ -22,5 +22,6 @@ calibrated = False
 no_runtime = ""
 convert = family.convert
 open = tflite_runtime.open
+taps = tflite_taps.taps
 precision = tflite_runtime.precision
 usage = tflite_usage.usage

@@ -9,7 +9,13 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import tflite as family
-from crosscast.targets.families import tflite_integer, tflite_quantize, tflite_runtime, tflite_usage
+from crosscast.targets.families import (
+    tflite_integer,
+    tflite_quantize,
+    tflite_runtime,
+    tflite_taps,
+    tflite_usage,
+)
 from crosscast.targets.families.repair import RepairOptions
 
 
@@ -47,5 +53,6 @@ calibrated = True
 no_runtime = ""
 convert = family.convert
 open = tflite_runtime.open
+taps = tflite_taps.taps
 precision = tflite_runtime.precision
 usage = tflite_usage.usage

@@ -24,6 +24,7 @@ STAGES: Mapping[str, str] = {
         "convert",
         "quantize",
         "verify",
+        "explain",
         "package",
         "benchmark",
     )

@@ -47,8 +47,28 @@ class LiteRtSession:
         an interpreter to the next. Raises StageError for inputs that the model cannot take.
         """
         interpreter = self._fresh()
+        self._invoke(interpreter, inputs)
+        return {
+            tensor.name: interpreter.get_tensor(detail["index"])
+            for tensor, detail in zip(self.outputs, interpreter.get_output_details(), strict=True)
+        }
+
+    def watched(self, inputs: Arrays) -> Any:
+        """An interpreter that has run on the inputs and still holds every tensor: operator by
+        operator, with no delegate. Raises StageError as `run` does.
+        """
+        from ai_edge_litert.interpreter import OpResolverType
+
+        interpreter = self._fresh(
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        self._invoke(interpreter, inputs)
+        return interpreter
+
+    def _invoke(self, interpreter: Any, inputs: Arrays) -> None:
         try:
-            return self._computed(interpreter, inputs)
+            self._computed(interpreter, inputs)
         except (RuntimeError, ValueError) as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
             dynamic = any(isinstance(dim, str) for tensor in self.inputs for dim in tensor.shape)
@@ -56,7 +76,7 @@ class LiteRtSession:
                 f"LiteRT could not run the model on {shapes}: {error}{STUCK if dynamic else ''}"
             ) from error
 
-    def _computed(self, interpreter: Any, inputs: Arrays) -> Arrays:
+    def _computed(self, interpreter: Any, inputs: Arrays) -> None:
         import numpy as np
 
         details = interpreter.get_input_details()
@@ -68,15 +88,11 @@ class LiteRtSession:
         for tensor, detail in zip(self.inputs, details, strict=True):
             interpreter.set_tensor(detail["index"], np.asarray(inputs[tensor.name], order="C"))
         interpreter.invoke()
-        return {
-            tensor.name: interpreter.get_tensor(detail["index"])
-            for tensor, detail in zip(self.outputs, interpreter.get_output_details(), strict=True)
-        }
 
-    def _fresh(self) -> Any:
+    def _fresh(self, **options: Any) -> Any:
         from ai_edge_litert.interpreter import Interpreter
 
-        return Interpreter(model_path=str(self._path), num_threads=THREADS)
+        return Interpreter(model_path=str(self._path), num_threads=THREADS, **options)
 
 
 def open(*, artifact: Path) -> LiteRtSession:

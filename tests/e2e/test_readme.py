@@ -71,6 +71,7 @@ def test_the_readme_has_commands() -> None:
         "plan",
         "build",
         "verify",
+        "explain",
         "show",
         "targets",
         "doctor",
@@ -83,7 +84,7 @@ def test_the_readme_has_commands() -> None:
     assert MAKE == ["make demo", "make test"]
 
 
-# In the README's order: `verify` and `show` read what `build` has written.
+# In the README's order: `verify`, `explain` and `show` read what `build` has written.
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_the_command_works(words: list[str], project: Path) -> None:
     done = subprocess.run(

@@ -18,7 +18,7 @@ from crosscast.pipeline.errors import ParityError, StageError, ToolchainError
 from crosscast.pipeline.events import BuildFinished, Message, Subscriber, TargetFinished
 
 COMMANDS = (
-    *("init", "check", "plan", "build", "verify", "show", "targets", "doctor"),
+    *("init", "check", "plan", "build", "verify", "explain", "show", "targets", "doctor"),
     *("release", "diff", "promote", "rollback", "releases", "keygen"),
 )
 CONFIG = """
@@ -94,6 +94,7 @@ def test_examples_in_help_name_what_there_is(config: Path, capsys: Say) -> None:
         ),
         (["show", "."], "not an artifact: it has no manifest.json"),
         (["verify", "nowhere"], "not an artifact: it has no manifest.json"),
+        (["explain", "nowhere"], "not an artifact: it has no manifest.json"),
     ],
 )
 def test_wrong_usage_is_code_2(words: list[str], said: str, config: Path, capsys: Say) -> None:
@@ -274,6 +275,17 @@ def test_settings_come_from_options_and_limits(
     assert (settings.jobs, settings.memory, settings.timeout) == (3, 4 * 2**30, 7)
     assert (settings.step_memory, settings.keep_going, settings.force) == (2 * 2**30, False, True)
     assert (settings.artifacts, seen["only"]) == (Path("there"), ["onnx"])
+
+
+def test_explain_prints_the_verdict_and_the_layer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"status": "failed", "reason": "12 dB", "lines": ["layer 'x'", "  net.py:3"]}
+    monkeypatch.setattr(work, "explain", lambda *_, **__: found)
+    assert cli.run(["explain", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: failed: 12 dB\nlayer 'x'\n  net.py:3\n"
+    assert cli.run(["explain", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
 
 
 def test_verify_prints_the_verdict(

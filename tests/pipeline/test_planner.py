@@ -133,6 +133,35 @@ def test_core_ml_is_made_from_the_program_where_the_config_says_so(planned: Plan
     assert not ids(found, "simplify")
 
 
+def test_each_target_can_be_explained_by_the_onnx_of_its_source(planned: Planned) -> None:
+    found = planned(SEVEN)
+    spare = [step.id for step in found.spare]
+    assert spare == [f"explain {name}" for name in found.targets]
+    for name, ends in found.targets.items():
+        step = found.step(ends.explain)
+        assert step.inputs["exported"] == Output("simplify onnx opset 18")
+        assert step.inputs["program"] == Output("export exported_program")
+        assert step.inputs["verdict"] == Output(f"verify {name}")
+        assert "onnxruntime" in step.toolchain.distributions
+
+
+def test_what_only_explains_is_built_for_nothing_else(planned: Planned) -> None:
+    found = planned("{coreml-fp16: {via: exported_program, layout: nhwc}}")
+    assert [step.id for step in found.spare] == [
+        "export onnx opset 18 nhwc",
+        "simplify onnx opset 18 nhwc",
+        "explain coreml-fp16",
+    ]
+    assert not any("explain" in step.id or "onnx" in step.id for step in found.steps)
+
+
+def test_a_target_from_another_is_explained_by_that_one_s_opset(planned: Planned) -> None:
+    found = planned("{onnx: {opset: 17}, onnx-int8: {from: onnx}, ort: {from: onnx}}")
+    step = found.step("explain onnx-int8")
+    assert step.inputs["exported"] == Output("simplify onnx opset 17")
+    assert found.targets["ort"].explain == "", "it has no tensors but its outputs"
+
+
 def test_a_dtype_that_the_format_lacks_is_told_to_those_who_ask(planned: Planned) -> None:
     found = planned("{onnx: {}, coreml-fp16: {}}")
     for stage in ("verify", "package"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,77 @@ def test_a_first_build_runs_all_and_delivers(bench: Bench) -> None:
     }
     assert bench.delivered("a") == "artifact a"
     assert worst({result.code for result in results.values()}) == 0
+
+
+class Explaining(Bench):
+    """A bench with spare steps, which say why `a` failed: `network` → `explain a`."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(tmp_path)
+        self.work["network"] = writes("float")
+        self.work["explain a"] = self.says
+
+    def says(self, task: Task) -> StageResult:
+        assert (task.inputs["network"] / "model").read_text() == "float"
+        (task.out / "explanation.json").write_text(json.dumps({"lines": ["layer 'x'"]}))
+        return StageResult()
+
+    def plan(self) -> Plan:
+        planned = super().plan()
+        stage = {"module": "crosscast.pipeline.stages.explain", "toolchain": CORE}
+        network = Step(id="network", stage="simplify", inputs={"x": Output("export")}, **stage)
+        explain = Step(
+            id="explain a",
+            stage="explain",
+            inputs={"network": Output("network"), "verdict": Output("verify a")},
+            **stage,
+        )
+        ends = replace(planned.targets["a"], explain="explain a")
+        return replace(planned, spare=(network, explain), targets={**planned.targets, "a": ends})
+
+    def finished(self) -> TargetFinished:
+        found = [event for event in self.events if isinstance(event, TargetFinished)]
+        return next(event for event in found if event.target == "a")
+
+
+def test_what_explains_a_failure_runs_only_then(tmp_path: Path) -> None:
+    bench = Explaining(tmp_path)
+    bench.run()
+    assert bench.ran == ALL
+    assert bench.finished().explanation is None
+    bench.options = {"opset": 17}
+    bench.work["export"] = writes("other")
+    bench.work["convert a"] = writes("wrong model")
+    bench.work["verify a"] = judges("failed", "3 dB")
+    assert bench.run()["a"].code == 4
+    assert {"network", "explain a"} <= set(bench.ran)
+    assert bench.finished().reason == "3 dB\nlayer 'x'"
+    assert bench.finished().explanation == {"lines": ["layer 'x'"]}
+    bench.run()
+    assert bench.ran == []
+    assert bench.finished().reason == "3 dB\nlayer 'x'"
+
+
+@pytest.mark.parametrize("step", ["network", "explain a"])
+def test_a_failure_that_cannot_be_explained_is_the_same_failure(tmp_path: Path, step: str) -> None:
+    bench = Explaining(tmp_path)
+    bench.work["verify a"] = judges("failed", "3 dB")
+    bench.work[step] = fails("no such operator")
+    results = bench.run()
+    assert (results["a"].code, results["b"].status) == (4, "passed")
+    assert bench.finished().reason == "3 dB"
+
+
+def test_a_forecast_leaves_out_what_only_a_failure_needs(tmp_path: Path) -> None:
+    bench = Explaining(tmp_path)
+    steps = [entry.step for entry in forecast(Ledger(bench.plan(), bench.store, scope="test"))]
+    assert sorted(steps) == ALL
+
+
+def test_where_an_artifact_came_from_is_remembered(bench: Bench) -> None:
+    bench.run()
+    assert bench.store.origin(bench.root / "artifacts/m/1.0.0/a") == "test"
+    assert bench.store.origin(bench.root) == ""
 
 
 def test_a_second_build_runs_nothing(bench: Bench) -> None:

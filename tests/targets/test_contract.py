@@ -14,7 +14,16 @@ from pydantic import ValidationError
 from crosscast.pipeline.stages import function, reference_to
 from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets import TARGETS
-from crosscast.targets.base import Delivered, Kind, Target, described, judged, toolchains, tried
+from crosscast.targets.base import (
+    Delivered,
+    Kind,
+    Target,
+    described,
+    judged,
+    tapping,
+    toolchains,
+    tried,
+)
 from crosscast.targets.base import Options as BaseOptions
 
 FRAMEWORKS = (
@@ -164,3 +173,12 @@ def test_usage_has_one_python_block_and_names_every_tensor(name: str) -> None:
     block = text.split("```python\n")[1].split("```")[0]
     compile(block, "USAGE.md", "exec")
     assert described["files"][0]["path"].split("/")[0] in block
+
+
+@every_target
+def test_a_target_shows_what_it_computes_where_its_format_lets_it(name: str) -> None:
+    taps = tapping(TARGETS[name])
+    assert (taps is None) == (TARGETS[name].format == "ort")
+    if taps is not None:
+        assert list(inspect.signature(taps).parameters) == ["artifact", "inputs", "tell"]
+        assert function(reference_to(taps)) is taps
