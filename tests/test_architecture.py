@@ -17,7 +17,7 @@ FRAMEWORKS = ("torch", "tensorflow", "coremltools", "onnxruntime", "onnx", "nump
 # Lower layers first; a module may import its own layer and lower ones.
 LAYERS = (
     ("pipeline.errors", "pipeline.signature", "pipeline.toolchain", "pipeline.digest"),
-    ("pipeline.graph", "pipeline.events", "pipeline.staging", "pipeline.manifest"),
+    ("pipeline.graph", "pipeline.events", "pipeline.staging", "pipeline.manifest", "pipeline.web"),
     ("pipeline.store", "pipeline.preprocess", "pipeline.parity", "pipeline.worker.usercode"),
     ("targets", "pipeline.sources", "pipeline.stages"),
     ("pipeline.config", "pipeline.fingerprint", "pipeline.worker", "pipeline.executors"),
