@@ -35,6 +35,7 @@ SEMVER = (
     r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
     r"(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$"
 )
+CHANNEL = r"^[a-z][a-z0-9._-]*$"
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 CODE = r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$"
 URL = r"^(https?|file)://[^\s]+$"
@@ -43,6 +44,7 @@ MEMORY = r"^([1-9][0-9]{0,17}) ?(B|KiB|MiB|GiB|TiB)$"
 MEANINGS: Mapping[str, str] = {
     SLUG: "lower-case letters, digits, '.', '_' and '-', with a letter or digit among them",
     SEMVER: "a version such as '1.2.0'",
+    CHANNEL: "lower-case letters, digits, '.', '_' and '-', a letter first, such as 'stable'",
     NAME: "a name of letters, digits and '_'",
     CODE: "'file.py:function'",
     URL: "a url that begins with https://, http:// or file://",

@@ -44,6 +44,7 @@ from crosscast.pipeline.config.fields import (
     problem,
 )
 from crosscast.pipeline.config.inputs import BATCH_SIZES, OTHER_SIZES, Input
+from crosscast.pipeline.config.release import ReleasePolicy
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA, Source
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.preprocess import Preprocessing
@@ -242,6 +243,9 @@ class Config(Model):
     )
     targets: dict[str, TargetConfig] = Field(description="What to build.")
     limits: Limits = Field(default=Limits(), description="Time and memory of each step.")
+    release: ReleasePolicy = Field(
+        default=ReleasePolicy(), description="Where releases go, and what is asked of them."
+    )
 
     _path: Path = PrivateAttr(Path())
 

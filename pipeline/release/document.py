@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from crosscast.pipeline.errors import ConfigError, RegistryError
+from crosscast.pipeline.manifest import confined
+
 RELEASE = "release.json"
 SIGNATURE = "release.dsse.json"
 SCHEMA = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 BUILD = "build"
 """The section on how it was made (seconds, commit, time): two builds that differ in nothing else
@@ -65,3 +70,42 @@ class Release:
                     yield Entry(
                         path=f"{name}/{file['path']}", sha256=file["sha256"], size=file["size"]
                     )
+
+
+def parse(data: bytes, *, where: str) -> Release:
+    """The release that the bytes of a `release.json` tell of.
+
+    Raises RegistryError, which names it by `where`, for what is none: another schema, an entry
+    that is incomplete, a path that leaves the release or stands twice.
+    """
+    try:
+        content = json.loads(data)
+        schema = content["schema"]
+        release = Release(content=content)
+        paths = [_checked(entry).path.casefold() for entry in release.entries()]
+        known = [content["model"], content["version"], *content["artifacts"].values()]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
+        raise RegistryError(
+            f"{where}: no {RELEASE} that can be used: {' '.join(str(error).split())[:200]}",
+            fix="it is damaged or not ours; publish it again, or use another registry",
+        ) from None
+    if schema != SCHEMA or not all(known):
+        raise RegistryError(
+            f"{where}: not a {RELEASE} of schema {SCHEMA}", fix="use the crosscast that wrote it"
+        )
+    twice = {path for path in paths if paths.count(path) > 1}
+    if twice:
+        raise RegistryError(f"{where}: '{min(twice)}' stands twice in {RELEASE}")
+    return release
+
+
+def _checked(entry: Entry) -> Entry:
+    """The entry, if its path stays inside and is plain; ConfigError, ValueError, TypeError."""
+    parts = confined(entry.path).parts
+    if "/".join(parts) != entry.path or len(parts) < 2 or "\0" in entry.path:
+        raise ValueError(f"the path '{entry.path}' is not plain")
+    if not _SHA256.fullmatch(entry.sha256):
+        raise ValueError(f"'{entry.path}' has no sha256")
+    if type(entry.size) is not int or entry.size < 0:
+        raise ValueError(f"'{entry.path}' has no size")
+    return entry

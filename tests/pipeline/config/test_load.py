@@ -400,7 +400,7 @@ AFTER_GOOD: list[tuple[str, list[str]]] = [
         "zzz: 1\n",
         [
             "5:1: zzz: unknown key; known here: 'inputs', 'labels', 'limits', 'metadata', 'model', "
-            "'outputs', 'samples', 'source', 'targets' and 'version'"
+            "'outputs', 'release', 'samples', 'source', 'targets' and 'version'"
         ],
     ),
     ("model: again\n", ["5:1: model: duplicate key; the first is at 1:1"]),

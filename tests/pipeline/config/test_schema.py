@@ -89,8 +89,8 @@ def test_the_schema_serves_an_editor() -> None:
     kinds = schema["$defs"]
     assert schema["additionalProperties"] is False
     assert sorted(schema["properties"]) == [
-        "inputs", "labels", "limits", "metadata", "model", "outputs", "samples", "source",
-        "targets", "version",
+        "inputs", "labels", "limits", "metadata", "model", "outputs", "release", "samples",
+        "source", "targets", "version",
     ]  # fmt: skip
     assert sorted(kinds["Targets"]["properties"]) == sorted(TARGETS)
     assert kinds["Targets"]["additionalProperties"] is False
