@@ -15,7 +15,6 @@ from typing import Protocol
 from crosscast.pipeline.errors import GateError
 from crosscast.pipeline.release.document import Entry, Release, parse
 
-
 LARGEST = 64 << 20
 """Bytes of an index or `release.json`; more is not one."""
 

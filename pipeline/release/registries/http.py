@@ -46,11 +46,11 @@ class Http:
         """A file's bytes."""
         return self._requests.pieces(self._at(model, version, entry.path), start=start)
 
-    def write_index(self, *, model: str, content: bytes, token: str) -> None:
+    def write_index(self, *, model: str, content: bytes, token: str) -> None:  # noqa: ARG002
         """Refused."""
         raise self._read_only()
 
-    def publish(self, *, folder: Path, release: Release) -> None:
+    def publish(self, *, folder: Path, release: Release) -> None:  # noqa: ARG002
         """Refused."""
         raise self._read_only()
 

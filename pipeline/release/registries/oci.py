@@ -86,7 +86,12 @@ class Oci:
         raise self._foreign(f"{model}:{_tag(version)} holds no {RELEASE}")
 
     def open(
-        self, *, model: str, version: str, entry: Entry, start: int = 0
+        self,
+        *,
+        model: str,
+        version: str,  # noqa: ARG002 - a blob is found by its digest
+        entry: Entry,
+        start: int = 0,
     ) -> AbstractContextManager[Iterator[bytes]]:
         """A file's bytes."""
         return self._requests.pieces(self._blob(model, f"sha256:{entry.sha256}"), start=start)
@@ -160,7 +165,7 @@ class Oci:
         """Upload a small blob, unless it is there."""
         digest = documents.digest(content)
         if not self._has(model, digest):
-            self._requests.retried(lambda: self._finish(model, self._begin(model), digest, content))
+            self._requests.retried(lambda: self._finish(self._begin(model), digest, content))
 
     def _push_file(self, model: str, path: Path, digest: str) -> None:
         """Upload a file, in parts, unless it is there."""
@@ -187,7 +192,7 @@ class Oci:
                 },
             )
             place = urljoin(place, answer.headers["Location"])
-        self._finish(model, place, digest, b"" if size > PART else path.read_bytes())
+        self._finish(place, digest, b"" if size > PART else path.read_bytes())
 
     def _begin(self, model: str) -> str:
         """Where to upload a blob to."""
@@ -195,7 +200,7 @@ class Oci:
         answer = self._requests.once("POST", url, expected=(202,))
         return urljoin(url, answer.headers["Location"])
 
-    def _finish(self, model: str, place: str, digest: str, content: bytes) -> None:
+    def _finish(self, place: str, digest: str, content: bytes) -> None:
         """Send the last bytes, or all, and what they are to be; the registry checks it."""
         self._requests.once(
             "PUT",

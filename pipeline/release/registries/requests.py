@@ -15,6 +15,8 @@ from crosscast.pipeline.release.registries.base import LARGEST
 if TYPE_CHECKING:
     import httpx
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
