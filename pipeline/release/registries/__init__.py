@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.release.registries.base import Registry
 
-REGISTRIES: Mapping[str, str] = {
-    "http": "http:Http",
-    "https": "http:Http",
-    "s3": "s3:S3",
-    "oci": "oci:Oci",
+
+def _directory(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.directory import Directory
+
+    parts = urlsplit(url)
+    return Directory(Path(unquote(parts.path) if parts.scheme == "file" else url))
+
+
+def _http(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.http import Http
+
+    return Http(url)
+
+
+def _s3(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.s3 import S3
+
+    return S3(url)
+
+
+def _oci(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.oci import Oci
+
+    return Oci(url)
+
+
+REGISTRIES: Mapping[str, Callable[[str], Registry]] = {
+    "": _directory,
+    "file": _directory,
+    "http": _http,
+    "https": _http,
+    "s3": _s3,
+    "oci": _oci,
 }
-"""By the scheme of a url: the module, imported when it is used, and its class."""
+"""How to open a registry, by the scheme of its url; a path has none."""
 
 
 def open_registry(url: str) -> Registry:
-    """The registry at a url.
-
-    Raises ConfigError where there is no such kind, or the url cannot be one.
-    """
-    scheme = url.partition("://")[0] if "://" in url else ""
+    """The registry at a url or path. Raises ConfigError where there is none of that scheme."""
+    scheme, mark, _ = url.partition("://")
+    scheme = scheme if mark else ""
     if scheme not in REGISTRIES:
         raise ConfigError(
-            f"{url}: no registry is reached by '{scheme}://'",
-            fix="use a directory, or " + ", ".join(f"{known}://" for known in REGISTRIES if known),
+            f"no registry is reached by {scheme}://",
+            fix=f"give a directory, or a url that begins with "
+            f"{', '.join(f'{name}://' for name in REGISTRIES if name)}",
         )
-    module, _, name = REGISTRIES[scheme].partition(":")
-    registry: Registry = getattr(import_module(f"{__name__}.{module}"), name)(url)
-    return registry
+    return REGISTRIES[scheme](url)

@@ -15,7 +15,7 @@ from typing import Protocol
 from crosscast.pipeline.errors import GateError
 from crosscast.pipeline.release.document import Entry, Release, parse
 
-LARGEST = 64 << 20
+LARGEST = 16 << 20
 """Bytes of an index or `release.json`; more is not one."""
 
 INDEX = "index.json"

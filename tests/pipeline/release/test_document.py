@@ -74,5 +74,5 @@ def test_what_is_no_release_is_refused(data: bytes) -> None:
 
 
 def test_another_schema_is_refused() -> None:
-    with pytest.raises(RegistryError, match="not a release.json of schema 1"):
+    with pytest.raises(RegistryError, match=r"not a release\.json of schema 1"):
         parse(json.dumps({**told(), "schema": 2}).encode(), where="x")
