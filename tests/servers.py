@@ -21,8 +21,8 @@ from pathlib import Path
 
 KEPT = Path(__file__).parents[1] / ".cache" / "servers"
 UNPACKED = KEPT / "debian"
-DEBIAN = {"docker-registry": "docker-registry", "skopeo": "skopeo"}
-"""The packages that have the programs."""
+DEBIAN = ("docker-registry", "lighttpd", "skopeo")
+"""Packages that have a program of their name."""
 
 PATIENCE = 30.0
 KINDS = ("", ".grpc")
@@ -35,13 +35,14 @@ HASHED = "$2y$05$MwmbqPeyvE6YJ9qrTzL3I.8JmnvOXC5wOF85JryKpzi5elp6Q2MO."
 
 def program(name: str) -> str:
     """The path of a program; it is fetched if it has to be."""
-    found = shutil.which(name) or shutil.which(name, path=_beside_python())
-    if found:
-        return found
-    fetched = UNPACKED / "usr" / "bin" / name
-    if not fetched.exists():
-        fetch([DEBIAN[name]])
-    return str(fetched)
+    unpacked = [str(UNPACKED / "usr" / folder) for folder in ("bin", "sbin")]
+    places = os.pathsep.join((os.environ["PATH"], str(Path(sys.executable).parent), *unpacked))
+    found = shutil.which(name, path=places)
+    if found is None and name in DEBIAN:
+        fetch(DEBIAN)
+        found = shutil.which(name, path=places)
+    assert found is not None, f"{name} is not installed, and could not be fetched"
+    return found
 
 
 def environment() -> dict[str, str]:
@@ -94,10 +95,6 @@ def _run(words: Sequence[str], *, cwd: Path) -> str:
     return done.stdout
 
 
-def _beside_python() -> str:
-    return str(Path(sys.executable).parent)
-
-
 def free_ports(number: int) -> list[int]:
     """Ports of the loopback interface that nobody has."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
@@ -119,12 +116,8 @@ def running(words: Sequence[str], *, log: Path, ready: Mapping[int, str]) -> Ite
             _wait(process, port, path, log)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # what it has is thrown away, and some take long to end
+        process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:
@@ -146,6 +139,20 @@ def _ask(port: int, method: str, path: str) -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+@contextmanager
+def http_server(folder: Path, log: Path) -> Iterator[str]:
+    """A static web server that knows ranges, lighttpd; gives its url."""
+    (port,) = free_ports(1)
+    settings = {"document-root": str(folder), "bind": "127.0.0.1", "port": port}
+    config = log.with_suffix(".conf")
+    config.write_text("".join(f"server.{k} = {json.dumps(v)}\n" for k, v in settings.items()))
+    modules = UNPACKED / "usr" / "lib" / "lighttpd"
+    words = [program("lighttpd"), "-D", "-f", str(config)]
+    words += ["-m", str(modules)] if modules.exists() else []
+    with running(words, log=log, ready={port: "/"}):
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

@@ -120,9 +120,9 @@ def pull(
     destination = (out or Path(release.model)).absolute()
     entries = {entry.path.partition("/")[2]: entry for entry in release.entries(choice.target)}
     with _disk_errors(destination):
-        _check_free(destination)
         brought = 0
         if not _is_there(destination, entries):
+            _check_free(destination)
             brought = _deliver(found, entries, destination, tell)
         if lock and not found.lock:
             pinned.write(lock)

@@ -17,7 +17,18 @@ from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.errors import ParityError, StageError, ToolchainError
 from crosscast.pipeline.events import BuildFinished, Message, Subscriber, TargetFinished
 
-COMMANDS = ("init", "check", "plan", "build", "verify", "show", "targets", "doctor", "pull", "devices")
+COMMANDS = (
+    "init",
+    "check",
+    "plan",
+    "build",
+    "verify",
+    "show",
+    "targets",
+    "doctor",
+    "pull",
+    "devices",
+)
 CONFIG = """
 model: tiny
 version: 1.0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Requests:
         self, client: httpx.Client, *, url: str, credentials: str, sleep: web.Sleep = time.sleep
     ) -> None:
         self.client = client
+        weakref.finalize(self, client.close)  # a registry is not closed, only let go
         self.shown = web.shown(url)
         self.credentials = credentials
         self.sleep = sleep

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 CHUNK = 1 << 20
+CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), or AWS_PROFILE of "
+    "~/.aws/credentials"
+)
 
 CLAIM = "publishing"
 """Beside `release.json`, while a version is uploaded: the digest of the release that it is to be.
@@ -185,8 +189,7 @@ class S3:
             raise RegistryError(
                 f"{self._url}: {_said(error)}: credentials are missing, wrong, expired or do not "
                 "allow this",
-                fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), or "
-                "AWS_PROFILE of ~/.aws/credentials",
+                fix=CREDENTIALS,
             ) from None
         except FileNotFoundError as error:
             raise RegistryError(
@@ -204,6 +207,7 @@ class S3:
 def _store(url: str) -> S3Store:
     """The bucket and prefix of a url, with what AWS_* variables and ~/.aws/credentials tell."""
     try:
+        from obstore.exceptions import BaseError
         from obstore.store import S3Store
     except ImportError:
         raise ToolchainError(
@@ -213,21 +217,24 @@ def _store(url: str) -> S3Store:
     parts = urlsplit(url)
     if not parts.hostname:
         raise ConfigError(f"{url}: names no bucket", fix="write s3://bucket/prefix")
-    return S3Store(
-        parts.hostname,
-        prefix=parts.path.strip("/") or None,
-        client_options={
-            "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
-            "connect_timeout": timedelta(seconds=web.TIMEOUT),
-            "read_timeout": timedelta(seconds=web.TIMEOUT),
-            "timeout": timedelta(days=1),  # of a whole file: its own limit is 30 seconds
-        },
-        retry_config={
-            "max_retries": web.TRIES - 1,
-            "retry_timeout": timedelta(seconds=web.LONGEST_WAIT),
-        },
-        **_profile(),
-    )
+    try:
+        return S3Store(
+            parts.hostname,
+            prefix=parts.path.strip("/") or None,
+            client_options={
+                "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
+                "connect_timeout": timedelta(seconds=web.TIMEOUT),
+                "read_timeout": timedelta(seconds=web.TIMEOUT),
+                "timeout": timedelta(days=1),  # of a whole file: its own limit is 30 seconds
+            },
+            retry_config={
+                "max_retries": web.TRIES - 1,
+                "retry_timeout": timedelta(seconds=web.LONGEST_WAIT),
+            },
+            **_profile(),
+        )
+    except BaseError as error:  # such as a key without its secret
+        raise RegistryError(f"{url}: {_said(error)}", fix=CREDENTIALS) from None
 
 
 def _profile() -> dict[str, Any]:
