@@ -152,6 +152,16 @@ class Document:
                 return None
         return value
 
+    def written(self, loc: Loc = ()) -> Any:
+        """The value at a place as the file has it, its `${VAR}` unexpanded."""
+        value = self.get(loc)
+        if isinstance(value, dict):
+            return {key: self.written((*loc, key)) for key in value}
+        if isinstance(value, list):
+            return [self.written((*loc, index)) for index in range(len(value))]
+        text = self.places[loc].written
+        return value if text is None else text
+
     def mapping(self, *loc: str) -> dict[str, Any]:
         """The mapping at a place; empty where something else is."""
         value = self.get(loc)

@@ -212,6 +212,22 @@ def rollback(registry: Registry, *, model: str, channel: str) -> tuple[str, str]
     return str(update(registry, model, change).present(channel)), left[-1]
 
 
+def describe(shelf: Shelf, *, model: str) -> str:
+    """The versions, highest first, with the channels that name them; then every history."""
+    named = {name: shelf.present(name) for name in sorted(shelf.channels)}
+    lines = [
+        "  ".join([version, *(name for name in named if named[name] == version)])
+        for version in reversed(shelf.ordered())
+    ]
+    for name in named:
+        told = [
+            f"{it.version} at {it.at}{' (rolled back)' if it.back else ''}"
+            for it in shelf.channels[name]
+        ]
+        lines.append(f"{name}: {', '.join(told)}")
+    return "\n".join(lines) or f"no release of {model}"
+
+
 def now() -> str:
     """The time, UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -19,6 +19,9 @@ from crosscast.pipeline.manifest import confined
 RELEASE = "release.json"
 SIGNATURE = "release.dsse.json"
 SCHEMA = 1
+KEYS = ("format", "files", "verdict", "inputs", "outputs", "dims", "options", "tools")
+"""What is told of every artifact, and is never null."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 BUILD = "build"
@@ -83,13 +86,19 @@ def parse(data: bytes, *, where: str) -> Release:
         schema = content["schema"]
         release = Release(content=content)
         paths = [_checked(entry).path.casefold() for entry in release.entries()]
-        known = [content["model"], content["version"], *content["artifacts"].values()]
+        known = [
+            content["model"],
+            content["version"],
+            content["config"],
+            content["source"]["files"],
+        ]
+        known += [artifact[key] for artifact in content["artifacts"].values() for key in KEYS]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
         raise RegistryError(
             f"{where}: no {RELEASE} that can be used: {' '.join(str(error).split())[:200]}",
             fix="it is damaged or not ours; publish it again, or use another registry",
         ) from None
-    if schema != SCHEMA or not all(known):
+    if schema != SCHEMA or None in known:
         raise RegistryError(
             f"{where}: not a {RELEASE} of schema {SCHEMA}", fix="use the crosscast that wrote it"
         )

@@ -24,6 +24,7 @@ STAGES: Mapping[str, str] = {
         "quantize",
         "verify",
         "package",
+        "benchmark",
     )
 }
 

@@ -18,16 +18,8 @@ from crosscast.pipeline.errors import ParityError, StageError, ToolchainError
 from crosscast.pipeline.events import BuildFinished, Message, Subscriber, TargetFinished
 
 COMMANDS = (
-    "init",
-    "check",
-    "plan",
-    "build",
-    "verify",
-    "show",
-    "targets",
-    "doctor",
-    "pull",
-    "devices",
+    *("init", "check", "plan", "build", "verify", "show", "targets", "doctor"),
+    *("release", "diff", "promote", "rollback", "releases", "keygen", "pull", "devices"),
 )
 CONFIG = """
 model: tiny

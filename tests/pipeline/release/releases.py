@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from crosscast.pipeline import manifest as manifests
 from crosscast.pipeline.release.document import RELEASE, Release
 
 TENSOR = {"name": "x", "shape": ["batch", 3], "dtype": "float32", "layout": None}
@@ -77,3 +78,31 @@ def write(
     told = content(dict.fromkeys(targets, artifact(files=files)), version=version, **build)
     (folder / RELEASE).write_text(json.dumps(told))
     return Release(content=told)
+
+
+def deliver(folder: Path, *, data: bytes = b"weights", **changes: Any) -> None:
+    """An artifact as a build leaves it."""
+    (folder / "sub").mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(data)
+    (folder / "sub/part").write_bytes(b"more")
+    rows = {"worst": {}, "cases": [{"case": "0"}]}
+    manifest = {
+        **dict.fromkeys((*manifests.KEYS, "io", "calibration"), ""),
+        **{
+            "schema": 1,
+            "format": "onnx",
+            "labels": None,
+            "preprocessing": {},
+            "options": {},
+            "precision": {},
+            "inputs": [TENSOR],
+            "outputs": [OUTPUT],
+            "dims": {"batch": [1, 4]},
+            "tools": {},
+        },
+        "source": {"kind": "onnx", "files": {"onnx": "d" * 64}},
+        "verdict": {"status": "passed", "reason": "fine", **rows},
+        "allow_unverified": "",
+        **changes,
+    }
+    manifests.write_json(folder / "manifest.json", manifest)

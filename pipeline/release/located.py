@@ -1,0 +1,121 @@
+"""Releases where they are: found by what people call them, their artifacts brought here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosscast.pipeline.errors import RegistryError
+from crosscast.pipeline.release import channels, reference
+from crosscast.pipeline.release.diff import Comparison, compare, same_model
+from crosscast.pipeline.release.document import RELEASE, Release, parse
+from crosscast.pipeline.release.latency import measure
+from crosscast.pipeline.release.registries import open_registry
+from crosscast.pipeline.release.registries.base import Registry
+from crosscast.pipeline.runner import Settings
+from crosscast.pipeline.store import Store, Workspace
+from crosscast.targets import TARGETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A release, and how a target's artifact of it is had: `fetch(target, folder)` gives its
+    directory, which is `folder` where it has to be brought from elsewhere.
+    """
+
+    release: Release
+    fetch: Callable[[str, Path], Path]
+
+    @classmethod
+    def at(cls, folder: Path, release: Release) -> Located:
+        """One that is in a directory."""
+        return cls(release=release, fetch=lambda target, _: folder / target)
+
+    @classmethod
+    def of(cls, registry: Registry, model: str, version: str, *, where: str) -> Located:
+        """One that is in a registry. Raises RegistryError."""
+        name = f"{where}/{model}@{version}"
+        document = registry.document(model=model, version=version, name=RELEASE)
+        if document is None:
+            raise RegistryError(f"{name}: is in the index, but not there", fix="publish it again")
+        release = parse(document, where=name)
+        if (release.model, release.version) != (model, version):
+            raise RegistryError(f"{name}: its {RELEASE} is of {release.model} {release.version}")
+        return cls(
+            release=release,
+            fetch=lambda target, folder: _download(registry, release, target, folder),
+        )
+
+
+def find(text: str, *, registry: str) -> Located:
+    """The release in a directory, or that of `[REGISTRY/]MODEL[@NAME]`, by default in `registry`.
+
+    Raises ConfigError, RegistryError.
+    """
+    if (Path(text) / RELEASE).is_file():
+        folder = Path(text)
+        document = (folder / RELEASE).read_bytes()
+        return Located.at(folder, parse(document, where=str(folder / RELEASE)))
+    named = reference.parse(text)
+    where = named.registry or registry
+    opened = open_registry(where)
+    shelf = channels.read(opened, named.model)
+    name = named.name or next(reversed(shelf.ordered()), "")
+    version = shelf.resolve(name, model=f"{where}/{named.model}")
+    return Located.of(opened, named.model, version, where=where)
+
+
+def compared(
+    before: Located,
+    after: Located,
+    *,
+    workspace: Workspace,
+    store: Store,
+    settings: Settings,
+    latency: bool,
+) -> Comparison:
+    """Hold a release against an earlier one. latency: whether artifacts are timed as well; those
+    whose files are the same need not be.
+    """
+    old, new = before.release.content["artifacts"], after.release.content["artifacts"]
+    timed = [
+        name
+        for name in new
+        if latency and name in old and name in TARGETS and not same_model(old[name], new[name])
+    ]
+    pairs = {
+        name: (
+            before.fetch(name, workspace.directory(f"before {name}")),
+            after.fetch(name, workspace.directory(f"after {name}")),
+        )
+        for name in timed
+    }
+    timings = measure(pairs, store=store, settings=settings)
+    return compare(before.release, after.release, timings=timings)
+
+
+def _download(registry: Registry, release: Release, target: str, folder: Path) -> Path:
+    """Bring a target's artifact to `folder`, each file verified. Raises RegistryError."""
+    for entry in release.entries(target):
+        path = folder / entry.path.removeprefix(f"{target}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sha256, size = hashlib.sha256(), 0
+        with (
+            registry.open(model=release.model, version=release.version, entry=entry) as pieces,
+            path.open("xb") as file,
+        ):
+            for piece in pieces:
+                size += len(piece)
+                if size > entry.size:
+                    break
+                sha256.update(piece)
+                file.write(piece)
+        if (sha256.hexdigest(), size) != (entry.sha256, entry.size):
+            raise RegistryError(
+                f"{release.model} {release.version}: {entry.path} is not the file that was "
+                "published",
+                fix="publish it again under another version",
+            )
+    return folder
