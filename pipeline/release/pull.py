@@ -120,6 +120,8 @@ def pull(
     destination = (out or Path(release.model)).absolute()
     entries = {entry.path.partition("/")[2]: entry for entry in release.entries(choice.target)}
     with _disk_errors(destination):
+        if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
+            raise _taken(destination, "it is no directory")
         brought = 0
         if not _is_there(destination, entries):
             _check_free(destination)
@@ -201,12 +203,7 @@ def _sweep(tree: Path, entries: dict[str, Entry]) -> None:
 
 def _is_there(destination: Path, entries: dict[str, Entry]) -> bool:
     """Whether the directory has all files, and no others."""
-    present = {
-        path.relative_to(destination).as_posix()
-        for path in destination.rglob("*")
-        if not path.is_dir()
-    }
-    return present == set(entries) and all(
+    return _names(destination) == set(entries) and all(
         (destination / path).stat().st_size == entry.size
         and file_sha256(destination / path) == entry.sha256
         for path, entry in entries.items()
@@ -215,13 +212,7 @@ def _is_there(destination: Path, entries: dict[str, Entry]) -> bool:
 
 def _check_free(destination: Path) -> None:
     """Raise ConfigError where there is something that is no artifact: it would be lost."""
-    if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
-        raise _taken(destination, "it is no directory")
-    present = {
-        path.relative_to(destination).as_posix()
-        for path in destination.rglob("*")
-        if not path.is_dir()
-    }
+    present = _names(destination)
     if not present:
         return
     try:
@@ -231,6 +222,15 @@ def _check_free(destination: Path) -> None:
         raise _taken(destination, "what is in it is no artifact") from None
     if strangers:
         raise _taken(destination, f"'{min(strangers)}' in it is of no artifact")
+
+
+def _names(folder: Path) -> set[str]:
+    """All that is below a directory and is none."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
 
 
 def _taken(destination: Path, why: str) -> ConfigError:

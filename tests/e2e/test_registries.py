@@ -288,7 +288,7 @@ def test_a_pull_that_is_killed_leaves_the_old_or_the_new(
     whole = time.monotonic() - started
     for number in range(PULLS):
         version = ("2.0.0", "1.0.0")[number % 2]
-        killed(lambda version=version: pull(version), moments.uniform(0, whole))
+        killed(lambda version=version: pull(version), moments.uniform(0, 1.5 * whole))
         found = [version for version in expected if shipped.files(out) == expected[version]]
         assert len(found) == 1
         seen.update(found)

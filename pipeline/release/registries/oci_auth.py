@@ -94,7 +94,7 @@ def credentials(host: str) -> Credentials | None:
         return Credentials(name=IDENTITY, password=entry["identitytoken"])
     if "auth" in entry:
         try:
-            name, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+            name, _, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             raise _unreadable(f"the entry of {host} is damaged") from None
         return Credentials(name=name, password=password)
