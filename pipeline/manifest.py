@@ -11,6 +11,9 @@ from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.errors import ConfigError, ParityError
 
 MANIFEST = "manifest.json"
+RELEASE = "release.json"
+"""Lies above the artifacts of a release, whose bytes then never change."""
+
 VECTORS = "vectors.safetensors"
 CALIBRATION = "calibration.json"
 KEYS = (

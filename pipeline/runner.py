@@ -18,6 +18,7 @@ from crosscast.pipeline import fingerprint
 from crosscast.pipeline.errors import (
     EXIT_OK,
     CrosscastError,
+    GateError,
     ParityError,
     StageError,
     ToolchainError,
@@ -33,6 +34,7 @@ from crosscast.pipeline.events import (
 )
 from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
 from crosscast.pipeline.graph import File, Plan, Step, TargetSteps
+from crosscast.pipeline.manifest import RELEASE
 from crosscast.pipeline.store import Record, Store, Workspace
 
 SECONDS = {"export": 4.0, "convert": 2.0, "quantize": 2.0, "reference": 1.0, "samples": 1.0}
@@ -398,6 +400,11 @@ class Runner:
     def _deliver(self, target: str, tree: str) -> Path:
         path = self.settings.artifacts / self.plan.model / self.plan.version / target
         if not self.store.delivered(tree, path):
+            if path.exists() and (path.parent / RELEASE).exists():
+                raise GateError(
+                    f"{path.parent} is released, and this build gives other files for {target}",
+                    fix="give the config another version, or build into another directory (-o)",
+                )
             self.store.deliver(tree, path)
         return path
 

@@ -100,12 +100,17 @@ class Shelf:
     def resolve(self, name: str, *, model: str) -> str:
         """The version that a version or a channel names. Raises RegistryError."""
         version = name if name in self.versions else self.present(name)
+        if not self.versions:
+            raise RegistryError(
+                f"there is no release of {model}",
+                fix="release it first, or name the registry that has it",
+            )
         if version is None:
             known = [*self.channels, *self.ordered()]
             raise RegistryError(
                 f"{model} has no {'version' if name[:1].isdigit() else 'channel'} '{name}'"
                 f"{did_you_mean(name, known)}",
-                fix=f"there are {', '.join(known)}" if known else "release it first",
+                fix=f"there are {', '.join(known)}",
             )
         return version
 

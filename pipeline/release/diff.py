@@ -31,8 +31,8 @@ CALLERS_KEEP = {
 class Number:
     """A quantity of a target in two releases.
 
-    of: the output, for an SNR; the metric, for a score. worse: how much worse it has become, in
-    the unit of its limit (a share for size and latency), at least: what noise leaves of it.
+    of: the output, for an SNR; the metric, for a score. worse: by how much it has become worse, at
+    least, where it is measured with noise; in the unit of its limit, a share for size and latency.
     """
 
     target: str
@@ -109,9 +109,11 @@ def describe(comparison: Comparison) -> str:
 
 
 def contents(before: Release, after: Release) -> list[str]:
-    """What differs in all that makes the identity of a release: names of parts and files."""
+    """What differs in all that makes the identity of a release, causes first: names of parts of
+    release.json, of source files, of files.
+    """
     old, new = (_leaves(release.content) for release in (before, after))
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
 
 
 def model_size(artifact: Mapping[str, Any]) -> int:
@@ -256,8 +258,8 @@ def _tensor(
     (its, its_dims), (mine, my_dims) = old, new
     what = f"{side[:-1]} '{its['name']}'"
     for key in ("dtype", "layout"):
-        if its[key] != mine[key]:
-            text = f"{what}: {key} was {its[key]}, now {mine[key]}"
+        if its.get(key) != mine.get(key):
+            text = f"{what}: {key} was {its.get(key)}, now {mine.get(key)}"
             yield Change(target=target, text=text, level="major")
     before, after = _sizes(its["shape"], its_dims), _sizes(mine["shape"], my_dims)
     if before != after:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from crosscast.pipeline.errors import ConfigError, RegistryError
+from crosscast.pipeline.manifest import RELEASE as RELEASE
 from crosscast.pipeline.manifest import confined
 
-RELEASE = "release.json"
 SIGNATURE = "release.dsse.json"
 SCHEMA = 1
 KEYS = ("format", "files", "verdict", "inputs", "outputs", "dims", "options", "tools")
@@ -92,7 +92,10 @@ def parse(data: bytes, *, where: str) -> Release:
             content["config"],
             content["source"]["files"],
         ]
-        known += [artifact[key] for artifact in content["artifacts"].values() for key in KEYS]
+        for artifact in content["artifacts"].values():
+            tensors = [*artifact["inputs"], *artifact["outputs"]]
+            known += [artifact["verdict"]["status"], *(artifact[key] for key in KEYS)]
+            known += [tensor[key] for tensor in tensors for key in ("name", "shape", "dtype")]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
         raise RegistryError(
             f"{where}: no {RELEASE} that can be used: {' '.join(str(error).split())[:200]}",

@@ -26,9 +26,6 @@ CONFIDENCE = 0.99
 """Of the interval. A release has some ten targets: at 95 %, every other one would be refused for
 nothing sooner or later."""
 
-SECONDS = 2.0
-"""That a pair of artifacts is measured for: 500 pairs of samples of 2 ms."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -87,7 +84,7 @@ def measure(
                     module=STAGES["benchmark"],
                     toolchain=target.runtime,
                     inputs={"before": before, "after": after},
-                    options={**runtime_options(target), "seconds": SECONDS},
+                    options=runtime_options(target),
                     out=out,
                     log=store.log(str(after.absolute()), "benchmark"),
                     limits=Limits(

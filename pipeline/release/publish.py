@@ -117,7 +117,9 @@ class _Releaser:
         name = self._name(release.version)
         taken = self._taken(release)
         if taken and release.version in self.shelf.versions:
-            return self._nothing(f"{name} is published, and it is the same")
+            unsigned = self.key is not None and not self._is_signed(release.version)
+            more = ", unsigned, and stays so" if unsigned else ""
+            return self._nothing(f"{name} is published{more}, and it is the same")
         comparison = None if taken else self._held_against_the_last(folder, release)
         if self.wanted.dry_run:
             said = f"{name} would be published in {self.url}"
@@ -153,6 +155,10 @@ class _Releaser:
             + ", ".join(told or ["numbers of the verdicts"]),
             fix="a version never changes: give another one, or --bump patch",
         )
+
+    def _is_signed(self, version: str) -> bool:
+        found = self.registry.document(model=self.config.model, version=version, name=SIGNATURE)
+        return found is not None
 
     def _held_against_the_last(self, folder: Path, release: Release) -> Comparison | None:
         """The comparison with the release before. Raises GateError where it may not follow it."""

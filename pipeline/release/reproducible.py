@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,14 +46,10 @@ def _empty_store(root: Path, real: Store) -> Store:
 
 def _require_same(first: Entries, second: Entries) -> None:
     """Raise GateError for files that are not in both with the same bytes."""
-    digest: Callable[[Entries, str], str] = lambda entries, name: (  # noqa: E731
-        entries[name].sha256 if name in entries else ""
+    one, other = (
+        {name: entry.sha256 for name, entry in entries.items()} for entries in (first, second)
     )
-    differing = [
-        name
-        for name in sorted(first.keys() | second.keys())
-        if digest(first, name) != digest(second, name)
-    ]
+    differing = [name for name in sorted(one.keys() | other) if one.get(name) != other.get(name)]
     if differing:
         raise GateError(
             f"two builds from nothing differ in {', '.join(differing)}",

@@ -21,15 +21,24 @@ from crosscast.targets.base import Session, remark
 TIMES = "times.json"
 SIDES = ("before", "after")
 
-SAMPLE = 2e-3
-"""Seconds that one sample takes at least: calls that are shorter are timed by several, since the
-clock and the interpreter add microseconds to each."""
+PAIRS = 60
+"""Of samples: with 99 % confidence their median is between the 20th and the 41st."""
 
 LEAST_PAIRS = 8
-"""Of samples: with fewer, no interval of a median has 99 % confidence (see `latency`)."""
+"""With fewer, no interval of a median has 99 % confidence."""
 
-MOST_SECONDS = 60.0
-"""After which even too few pairs are enough."""
+BURST = 5e-4
+"""Seconds that calls are timed together for: the clock and the interpreter add microseconds."""
+
+BURSTS = 5
+"""Of a sample, which is the least of them: what the machine does beside only ever adds, and mostly
+spares one of so many."""
+
+LONG = 2e-2
+"""Seconds of a call that is no burst but takes its share of what the machine does beside."""
+
+MOST_SECONDS = 30.0
+"""After which fewer pairs are enough."""
 
 
 class _Unmeasured(Exception):
@@ -41,13 +50,13 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     `unmeasured` why there are none.
 
     inputs: the artifacts `before` and `after`. options: open: reference to the target's function;
-    narrowed: dtypes that its format has in place of others; seconds: to measure for.
+    narrowed: dtypes that its format has in place of others.
     """
     try:
         before, after = (_Call.of(inputs[side], options) for side in SIDES)
         if before.shapes != after.shapes:
             raise _Unmeasured("their first test vectors differ in names, shapes or dtypes")
-        times = _measure(before, after, seconds=options["seconds"])
+        times = _measure(before, after)
         found: dict[str, Any] = dict(zip(SIDES, times, strict=True))
     except _Unmeasured as reason:
         found = {"unmeasured": str(reason)}
@@ -61,7 +70,7 @@ class _Call:
     def __init__(self, session: Session, inputs: Arrays) -> None:
         self.session, self.inputs = session, inputs
         self.shapes = {name: (array.shape, array.dtype.str) for name, array in inputs.items()}
-        self.repeats = 1
+        self.repeats, self.bursts = 1, 1
 
     @classmethod
     def of(cls, artifact: Path, options: Mapping[str, Any]) -> _Call:
@@ -86,13 +95,16 @@ class _Call:
         return cls(session, fed)
 
     def settle(self) -> None:
-        """Run until it is warm, and find how many calls make a sample."""
-        for _ in range(3):
-            took = self.seconds()
-        self.repeats = max(1, math.ceil(SAMPLE / max(took, 1e-7)))
+        """Run until it is warm, and find how many calls make a burst."""
+        took = min(self.seconds() for _ in range(BURSTS))
+        self.repeats = max(1, math.ceil(BURST / max(took, 1e-7)))
+        self.bursts = BURSTS if took < LONG else 1
 
     def seconds(self) -> float:
-        """Of one call, on the mean of a sample."""
+        """Of one call, in the least of some bursts."""
+        return min(self._burst() for _ in range(self.bursts))
+
+    def _burst(self) -> float:
         start = time.perf_counter()
         for _ in range(self.repeats):
             self.session.run(self.inputs)
@@ -103,16 +115,16 @@ def _vectors(artifact: Path, manifest: Mapping[str, Any]) -> Iterator[Vector]:
     return read_vectors(artifact / VECTORS, manifest["vectors"]["cases"])
 
 
-def _measure(before: _Call, after: _Call, *, seconds: float) -> tuple[list[float], list[float]]:
+def _measure(before: _Call, after: _Call) -> tuple[list[float], list[float]]:
     """Samples of both, in turns: who goes first alternates, so that neither gains by it."""
     for call in (before, after):
         call.settle()
     times: tuple[list[float], list[float]] = ([], [])
-    start = time.perf_counter()
-    while True:
-        passed = time.perf_counter() - start
-        if passed > MOST_SECONDS or (passed > seconds and len(times[0]) >= LEAST_PAIRS):
-            return times
+    end = time.perf_counter() + MOST_SECONDS
+    for index in range(PAIRS):
         pair = list(zip(times, (before, after), strict=True))
-        for samples, call in pair if len(times[0]) % 2 else reversed(pair):
+        for samples, call in pair if index % 2 else reversed(pair):
             samples.append(call.seconds())
+        if time.perf_counter() > end and len(times[0]) >= LEAST_PAIRS:
+            break
+    return times

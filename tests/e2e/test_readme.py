@@ -74,6 +74,11 @@ def test_the_readme_has_commands() -> None:
         "show",
         "targets",
         "doctor",
+        "keygen",
+        "release",
+        "promote",
+        "releases",
+        "diff",
     }
     assert MAKE == ["make demo", "make test"]
 

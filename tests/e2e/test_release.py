@@ -102,7 +102,7 @@ def test_a_model_from_its_first_release_to_its_rollback(project: Project) -> Non
     refused = project.release(code=5)
     assert "net 1.0.0 is published in" in refused.stderr
     assert "onnx/model.onnx" in refused.stderr
-    assert "source onnx" in refused.stderr
+    assert "source model" in refused.stderr
     assert (folder / "release.json").read_bytes() == document
 
     second = project.release("--bump", "minor", "--dry-run")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.errors import GateError, StageError
 from crosscast.pipeline.events import Event, StepCached, StepFailed, StepStarted
 from crosscast.pipeline.executors.local import Outcome, Task
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps, ordered
@@ -189,6 +189,18 @@ def test_a_lost_artifact_is_delivered_again_without_a_step(bench: Bench) -> None
     bench.run()
     assert bench.ran == []
     assert bench.delivered("a") == "artifact a"
+
+
+def test_a_released_version_keeps_its_files(bench: Bench) -> None:
+    bench.run()
+    (bench.root / "artifacts/m/1.0.0/release.json").touch()
+    assert bench.run()["a"].code == 0
+    bench.work["package a"] = writes("another artifact")
+    results = bench.run(force=True)
+    assert results["a"].code == GateError.exit_code
+    assert "m/1.0.0 is released, and this build gives other files for a" in results["a"].reason
+    assert bench.delivered("a") == "artifact a"
+    assert results["b"].status == "passed"
 
 
 def test_a_changed_input_is_the_reason(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 from releases import artifact, content
 
 from crosscast.pipeline.errors import RegistryError
-from crosscast.pipeline.release.document import Release, parse
+from crosscast.pipeline.release.document import KEYS, Release, parse
 
 
 def told(**file: Any) -> dict[str, Any]:
@@ -56,6 +56,23 @@ def test_a_target_that_leaves_is_refused(target: str) -> None:
     files = {"model.onnx": b"x"}
     with pytest.raises(RegistryError, match="no release"):
         parse(json.dumps(content({target: artifact(files=files)})).encode(), where="x")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: None} for key in KEYS),
+        {"verdict": {}},
+        {"inputs": [{"name": "x"}]},
+        {"outputs": [5]},
+        {"files": 5},
+    ],
+)
+def test_an_artifact_that_is_incomplete_is_refused(changes: dict[str, Any]) -> None:
+    files = {"model.onnx": b"x"}
+    told_ = content({"onnx": artifact(files=files) | changes})
+    with pytest.raises(RegistryError, match="x: no"):
+        parse(json.dumps(told_).encode(), where="x")
 
 
 def test_files_that_some_disks_take_for_one_are_refused() -> None:

@@ -208,6 +208,14 @@ def test_a_key_signs(shop: Shop) -> None:
         signing.verify((folder / RELEASE).read_bytes(), envelope, key)
 
 
+def test_what_was_published_unsigned_stays_so_and_that_is_told(shop: Shop) -> None:
+    shop.release()
+    private, _ = signing.keygen(shop.root / "keys")
+    said = shop.release(key=str(private)).said
+    assert said.startswith("m 1.0.0 is published, unsigned, and stays so")
+    assert not (shop.artifacts / "m/1.0.0" / SIGNATURE).exists()
+
+
 def test_the_configs_key_may_be_its_text(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     private, _ = signing.keygen(shop.root / "keys")
     monkeypatch.setenv("KEY", private.read_text())

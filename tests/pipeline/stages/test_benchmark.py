@@ -66,7 +66,7 @@ def times(tmp_path: Path, before: Any, after: Any, **sizes: Any) -> Mapping[str,
         "after": artifact(tmp_path / "b", after, **sizes),
     }
     (tmp_path / "out").mkdir()
-    options = {"open": f"{__name__}:opened", "narrowed": {}, "seconds": 0.05}
+    options = {"open": f"{__name__}:opened", "narrowed": {}}
     benchmark.run(inputs=inputs, options=options, out=tmp_path / "out")
     told: dict[str, Any] = json.loads((tmp_path / "out/times.json").read_text())
     return told
@@ -79,7 +79,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_both_are_timed_in_pairs(tmp_path: Path) -> None:
     told = times(tmp_path, 0.001, 0.004)
-    assert len(told["before"]) == len(told["after"]) >= benchmark.LEAST_PAIRS
+    assert len(told["before"]) == len(told["after"]) == benchmark.PAIRS
     assert min(told["before"]) >= 0.001
     assert min(told["after"]) >= 0.004
 
@@ -102,12 +102,26 @@ def test_what_cannot_be_timed_says_why(
     assert re.search(said, told["unmeasured"])
 
 
+def test_a_sample_is_the_least_of_several_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 9.0, 9.0, 9.5, 9.5, 20.0])
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    call = benchmark._Call(SimpleNamespace(run=lambda inputs: None), {})  # type: ignore[arg-type]
+    call.bursts, call.repeats = 3, 5
+    assert call.seconds() == 0.1
+
+
+def test_slow_artifacts_are_timed_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "MOST_SECONDS", 0.01)
+    told = times(tmp_path, 0.001, 0.001)
+    assert len(told["before"]) == benchmark.LEAST_PAIRS
+
+
 def test_who_goes_first_alternates() -> None:
     order: list[str] = []
 
     class Call:
-        repeats = 1
-
         def __init__(self, name: str) -> None:
             self.name = name
 
@@ -119,8 +133,8 @@ def test_who_goes_first_alternates() -> None:
             return 1.0
 
     one, other = Call("before"), Call("after")
-    benchmark._measure(one, other, seconds=0.0)  # type: ignore[arg-type]
+    benchmark._measure(one, other)  # type: ignore[arg-type]
     turns = [tuple(order[index : index + 2]) for index in range(2, len(order), 2)]
-    assert len(turns) == benchmark.LEAST_PAIRS
+    assert len(turns) == benchmark.PAIRS
     assert set(turns[::2]) != set(turns[1::2])
     assert {frozenset(turn) for turn in turns} == {frozenset(("before", "after"))}
