@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -115,9 +117,35 @@ def test_the_top_level_is_as_designed() -> None:
     }
 
 
+def registry(root: Path) -> Path:
+    """A registry with a release of `m`, as its files tell it."""
+    artifact = {
+        "format": "tflite",
+        "verdict": {"status": "passed"},
+        **{key: {} for key in ("options", "dims", "precision")},
+        **{key: [] for key in ("files", "inputs", "outputs")},
+    }
+    content = {"schema": 1, "model": "m", "version": "1.0.0", "config": {}, "source": {}}
+    content |= {"artifacts": {"tflite-int8": artifact}}
+    (root / "shelf/m/1.0.0").mkdir(parents=True)
+    (root / "shelf/m/1.0.0/release.json").write_text(json.dumps(content))
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    index = {"schema": 1, "versions": {"1.0.0": {"digest": sha256(text.encode()).hexdigest()}}}
+    (root / "shelf/m/index.json").write_text(json.dumps(index))
+    return root / "shelf"
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]],
+    [
+        ["--help"],
+        ["check", "CONFIG"],
+        ["plan", "CONFIG"],
+        ["targets"],
+        ["doctor"],
+        ["devices"],
+        ["pull", "RELEASE", "--device", "pixel-8", "--dry-run"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path) -> None:
@@ -128,7 +156,8 @@ def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path
         "inputs: {x: {shape: [batch, 3], dtype: float32}}\n"
         "targets: {onnx: {}, tflite-fp32: {}, coreml-fp16: {allow_unverified: x}}\n"
     )
-    words = [str(config) if word == "CONFIG" else word for word in arguments]
+    made = {"CONFIG": str(config), "RELEASE": f"{registry(tmp_path)}/m"}
+    words = [made.get(word, word) for word in arguments]
     code = (
         "import sys\n"
         "from crosscast.pipeline.cli import run\n"

@@ -24,7 +24,7 @@ def bring(
     version: str,
     entry: Entry,
     path: Path,
-    tell: Tell,
+    tell: Tell = lambda text: None,  # noqa: ARG005
     sleep: web.Sleep = time.sleep,
 ) -> int:
     """Have the entry's bytes at `path`, from what is there on; gives how many were brought.

@@ -30,7 +30,7 @@ KINDS = ("directory", "http", "s3", "oci")
 TARGETS = ("onnx", "tflite-int8", "coreml-fp16")
 DATA = random.Random(0).randbytes(1_000_000)
 PULLS = 100
-PUBLISHES = {"s3": 8, "oci": 30}
+PUBLISHES = {"s3": 8, "oci": 16}
 Say = pytest.CaptureFixture[str]
 
 

@@ -94,9 +94,10 @@ def credentials(host: str) -> Credentials | None:
         return Credentials(name=IDENTITY, password=entry["identitytoken"])
     if "auth" in entry:
         try:
-            name, _, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
+            text = base64.b64decode(entry["auth"], validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             raise _unreadable(f"the entry of {host} is damaged") from None
+        name, _, password = text.partition(":")
         return Credentials(name=name, password=password)
     if "username" in entry:
         return Credentials(name=entry["username"], password=entry.get("password", ""))
