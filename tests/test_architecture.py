@@ -138,12 +138,8 @@ def registry(root: Path) -> Path:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"],
-        ["check", "CONFIG"],
-        ["plan", "CONFIG"],
-        ["targets"],
-        ["doctor"],
-        ["devices"],
+        *(["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]),
+        *(["releases", "m"], ["keygen", "-o", "KEYS"], ["devices"]),
         ["pull", "RELEASE", "--device", "pixel-8", "--dry-run"],
     ],
     ids=lambda arguments: arguments[0],
@@ -156,8 +152,9 @@ def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path
         "inputs: {x: {shape: [batch, 3], dtype: float32}}\n"
         "targets: {onnx: {}, tflite-fp32: {}, coreml-fp16: {allow_unverified: x}}\n"
     )
-    made = {"CONFIG": str(config), "RELEASE": f"{registry(tmp_path)}/m"}
-    words = [made.get(word, word) for word in arguments]
+    paths = {"CONFIG": str(config), "KEYS": str(tmp_path / "keys")}
+    paths["RELEASE"] = f"{registry(tmp_path)}/m"
+    words = [paths.get(word, word) for word in arguments]
     code = (
         "import sys\n"
         "from crosscast.pipeline.cli import run\n"

@@ -45,8 +45,8 @@ def require(refused: list[str], *, before: str) -> None:
     if refused:
         raise GateError(
             "\n".join([f"refused against {before}:", *(f"  {text}" for text in refused)]),
-            fix="mend the model; or raise the version (--bump major), for a number its limit under "
-            "`release: gates:`",
+            fix="mend the model; raise the version (--bump) for a change of the interface, or set "
+            "another limit for a number, under `release: gates:`",
         )
 
 
