@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -118,20 +116,14 @@ def test_the_top_level_is_as_designed() -> None:
 
 
 def registry(root: Path) -> Path:
-    """A registry with a release of `m`, as its files tell it."""
-    artifact = {
-        "format": "tflite",
-        "verdict": {"status": "passed"},
-        **{key: {} for key in ("options", "dims", "precision")},
-        **{key: [] for key in ("files", "inputs", "outputs")},
-    }
-    content = {"schema": 1, "model": "m", "version": "1.0.0", "config": {}, "source": {}}
-    content |= {"artifacts": {"tflite-int8": artifact}}
-    (root / "shelf/m/1.0.0").mkdir(parents=True)
-    (root / "shelf/m/1.0.0/release.json").write_text(json.dumps(content))
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    index = {"schema": 1, "versions": {"1.0.0": {"digest": sha256(text.encode()).hexdigest()}}}
-    (root / "shelf/m/index.json").write_text(json.dumps(index))
+    """A registry with a release of `m`."""
+    sys.path.insert(0, str(ROOT / "tests/pipeline/release"))
+    import shipped
+
+    from crosscast.pipeline.release.registries.directory import Directory
+
+    release = shipped.made(root / "built", targets=("tflite-int8",))
+    shipped.publish(Directory(root / "shelf"), root / "built", release)
     return root / "shelf"
 
 
