@@ -123,7 +123,9 @@ def pull(
         if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
             raise _taken(destination, "it is no directory")
         brought = 0
-        if not _is_there(destination, entries):
+        if _is_there(destination, entries):
+            _sweep_staging(destination)
+        else:
             _check_free(destination)
             brought = _deliver(found, entries, destination, tell)
         if lock and not found.lock:
@@ -175,10 +177,21 @@ def _deliver(found: Found, entries: dict[str, Entry], destination: Path, tell: T
     return brought
 
 
+def _staging_path(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.pull")
+
+
+def _sweep_staging(destination: Path) -> None:
+    """Remove what a pull left that was killed when all was in place."""
+    if _staging_path(destination).exists():
+        with _staging(destination) as folder:
+            staging.remove(folder)
+
+
 @contextmanager
 def _staging(destination: Path) -> Iterator[Path]:
     """The directory that is the next one's if this process dies, and no other's meanwhile."""
-    path = destination.with_name(f".{destination.name}.pull")
+    path = _staging_path(destination)
     while True:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -172,6 +172,14 @@ def test_what_a_killed_pull_left_is_used_or_swept(root: Path, capsys: Say) -> No
     assert left() == ["m"]
 
 
+def test_what_a_pull_left_that_was_killed_at_its_end_is_swept(root: Path, capsys: Say) -> None:
+    assert pull(root, "-t", "onnx") == 0
+    Path(".m.pull/tree").mkdir(parents=True)
+    assert pull(root, "-t", "onnx") == 0
+    assert "m is up to date" in capsys.readouterr().out
+    assert left() == ["m"]
+
+
 # Tampered with
 
 
