@@ -500,24 +500,24 @@ def pull(
     refused, or the release has nothing that fits.
     """
     from crosscast.pipeline.release import pull as work
-    from crosscast.pipeline.report import releases
+    from crosscast.pipeline.release import wording
 
     found = work.find(release, key=key, lock=lock)
-    typer.echo(releases.headline(found, signed=key is not None))
+    typer.echo(wording.headline(found, signed=key is not None))
     if list_:
-        typer.echo(releases.targets(found.release))
+        typer.echo(wording.targets(found.release))
         return
     choice = work.choose(found, device=device, target=target, profiles=devices)
     if explain:
         for line in choice.explained():
             typer.echo(f"  {line}")
-    typer.echo(releases.taken(found.release, choice))
+    typer.echo(wording.taken(found.release, choice))
     if dry_run:
         return
     pulled = work.pull(
         found, choice, out=out, lock=lock, tell=lambda text: typer.echo(text, err=True)
     )
-    typer.echo(releases.delivered(pulled))
+    typer.echo(wording.delivered(pulled))
 
 
 @app.command(epilog="Example: crosscast devices")
