@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 MODELS := configs/zoo/models/.ready
+SERVERS := .cache/servers/.ready
 
 # Its tests know nothing of this project's settings of pytest.
 MIL_SUITE = PYTHONPATH=tests/mil_suite $(BIN)/python -m pytest -c /dev/null -p plugin \
@@ -15,7 +16,7 @@ MIL_SUITE = PYTHONPATH=tests/mil_suite $(BIN)/python -m pytest -c /dev/null -p p
 demo: $(READY) $(MODELS)  ## build the example and say what was proven
 	$(BIN)/crosscast build configs/efficientnet-lite0.yaml
 
-test: lint $(MODELS)  ## everything: style, types, unit tests, real models in real runtimes
+test: lint $(MODELS) $(SERVERS)  ## everything: style, types, unit tests, real models in real runtimes
 	$(BIN)/python -m pytest -m "e2e or not e2e"
 
 lint: $(READY)
@@ -32,6 +33,7 @@ bench: $(READY) $(MODELS)  ## speed, as ratios against scripts and torch in the 
 	$(BIN)/python benchmarks/cold_build.py
 	$(BIN)/python benchmarks/coreml_evaluator.py
 	$(BIN)/python benchmarks/verify.py
+	$(BIN)/python benchmarks/pull.py
 
 mutations: $(READY) $(MODELS)  ## wrong models built for every target and judged (hours)
 	$(BIN)/python benchmarks/mutations.py
@@ -46,6 +48,10 @@ $(MODELS): configs/zoo/models.txt $(READY)
 	$(PIP) install -q --no-deps --require-hashes --target $(@D) -r $<
 	$(BIN)/python -m zipfile -e $(@D)/mltk/models/tinyml/image_classification.mltk.zip $(@D)/resnet8
 	$(BIN)/python -m zipfile -e $(@D)/mltk/models/tinyml/visual_wake_words.mltk.zip $(@D)/wake_words
+	touch $@
+
+$(SERVERS): tests/servers.py $(READY)
+	$(BIN)/python tests/servers.py
 	touch $@
 
 clean:

@@ -12,31 +12,24 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from crosscast.pipeline import web
 from crosscast.pipeline.config.fields import Download
 from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.staging import locked
 from crosscast.pipeline.store import Store
+from crosscast.pipeline.web import shown
 
 if TYPE_CHECKING:
     import httpx
 
-TRIES = 5
-REDIRECTS = 5
-TIMEOUT = 30.0
-"""Seconds without a byte after which a try is over."""
-
-LONGEST_WAIT = 60.0
-"""Seconds between two tries, whatever the server asks for."""
-
 TELL_EVERY = 5.0
 """Seconds between two messages on one file."""
 
-RETRIED = frozenset((408, 425, 429, 500, 502, 503, 504))
 MIB = 2**20
 
 Tell = Callable[[str], None]
@@ -108,93 +101,42 @@ def _copy(download: Download, part: Path, tell: Tell) -> None:
 
 def _download(download: Download, part: Path, tell: Tell, sleep: Callable[[float], None]) -> None:
     """Bring all bytes into `part`, in as many tries as it may take."""
-    import httpx
-
-    wait, reason = 0.0, ""
-    with httpx.Client(
-        follow_redirects=True,
-        max_redirects=REDIRECTS,
-        timeout=TIMEOUT,
-        headers={"User-Agent": "crosscast", "Accept-Encoding": "identity"},
-    ) as client:
-        for attempt in range(TRIES):
-            sleep(wait)
-            try:
-                wait, reason = _attempt(client, download, part, tell)
-            except httpx.TooManyRedirects as error:
-                raise _failed(download, f"it redirects more than {REDIRECTS} times") from error
-            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-                raise _failed(download, f"the url cannot be used: {error}") from error
-            except httpx.HTTPError as error:
-                wait, reason = 0.0, _said(error)
-            if not reason:
-                return
-            wait = min(wait or 0.5 * 2**attempt, LONGEST_WAIT)
-            tell(f"fetching {shown(download.url)} goes on after: {reason}")
-    raise _failed(download, f"{reason} ({TRIES} tries)")
+    with web.client() as client:
+        try:
+            web.retried(
+                lambda: _attempt(client, download, part, tell),
+                tell=lambda why: tell(f"fetching {shown(download.url)} goes on after: {why}"),
+                sleep=sleep,
+            )
+        except web.Refused as error:
+            raise _failed(download, str(error)) from error
+        except web.Transient as error:
+            raise _failed(download, f"{error} ({web.TRIES} tries)") from error
 
 
-def _attempt(client: httpx.Client, download: Download, part: Path, tell: Tell) -> tuple[float, str]:
-    """One request for what is missing yet; how long to wait, and why it has to be tried again.
-
-    ("" where all has arrived.)
-    """
+def _attempt(client: httpx.Client, download: Download, part: Path, tell: Tell) -> None:
+    """One request for what is missing yet."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    with client.stream("GET", download.url, headers=headers) as response:
-        code = response.status_code
-        if code == 416:  # there is nothing after what has arrived: the digest will tell
-            return 0.0, ""
-        if code in RETRIED:
-            return _retry_after(response), f"the server answered {code} {response.reason_phrase}"
-        if code not in (200, 206):
-            raise _failed(download, f"the server answered {code} {response.reason_phrase}")
-        follows = code == 206 and response.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
-        )
-        if code == 206 and not follows:
-            part.unlink(missing_ok=True)
-            return 0.0, "the server sent another part than was asked for"
-        with part.open("ab" if follows else "wb") as taken:
-            for chunk in _told(response, download, have if follows else 0, tell):
-                taken.write(chunk)
-    return 0.0, ""
+    with (
+        web.download(client, download.url, start=have) as (total, chunks),
+        part.open("ab") as taken,
+    ):
+        for chunk in _told(chunks, download, have, total, tell):
+            taken.write(chunk)
 
 
-def _told(response: httpx.Response, download: Download, have: int, tell: Tell) -> Iterator[bytes]:
-    """The bytes of an answer, with word of them from time to time."""
-    length = int(response.headers.get("Content-Length", 0))
-    whole = f" of {(have + length) / MIB:.1f}" if length else ""
+def _told(
+    chunks: Iterator[bytes], download: Download, have: int, total: int, tell: Tell
+) -> Iterator[bytes]:
+    """The chunks, with word of them from time to time."""
+    whole = f" of {total / MIB:.1f}" if total else ""
     last = 0.0
-    for chunk in response.iter_bytes():
+    for chunk in chunks:
         if time.monotonic() - last >= TELL_EVERY:
             last = time.monotonic()
             tell(f"fetching {shown(download.url)}: {have / MIB:.1f}{whole} MiB")
         have += len(chunk)
         yield chunk
-
-
-def _retry_after(response: Any) -> float:
-    """The seconds that the server asks for; 0 where it asks for none, or gives a date."""
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
-
-
-def shown(url: str) -> str:
-    """The url for people: without name, password and query, which may be secrets."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{unquote(parts.path)}"
-
-
-def _said(error: httpx.HTTPError) -> str:
-    import httpx
-
-    if isinstance(error, httpx.TimeoutException):
-        return f"no answer within {TIMEOUT:g} seconds"
-    if isinstance(error, httpx.RemoteProtocolError):
-        return "the connection broke off"
-    return str(error) or type(error).__name__
 
 
 def _failed(download: Download, why: str) -> StageError:

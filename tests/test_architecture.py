@@ -17,7 +17,7 @@ FRAMEWORKS = ("torch", "tensorflow", "coremltools", "onnxruntime", "onnx", "nump
 # Lower layers first; a module may import its own layer and lower ones.
 LAYERS = (
     ("pipeline.errors", "pipeline.signature", "pipeline.toolchain", "pipeline.digest"),
-    ("pipeline.graph", "pipeline.events", "pipeline.staging", "pipeline.manifest"),
+    ("pipeline.graph", "pipeline.events", "pipeline.staging", "pipeline.manifest", "pipeline.web"),
     ("pipeline.store", "pipeline.preprocess", "pipeline.parity", "pipeline.worker.usercode"),
     ("targets", "pipeline.sources", "pipeline.stages"),
     ("pipeline.config", "pipeline.fingerprint", "pipeline.worker", "pipeline.executors"),
@@ -116,11 +116,24 @@ def test_the_top_level_is_as_designed() -> None:
     }
 
 
+def registry(root: Path) -> Path:
+    """A registry with a release of `m`."""
+    sys.path.insert(0, str(ROOT / "tests/pipeline/release"))
+    import shipped
+
+    from crosscast.pipeline.release.registries.directory import Directory
+
+    release = shipped.made(root / "built", targets=("tflite-int8",))
+    shipped.publish(Directory(root / "shelf"), root / "built", release)
+    return root / "shelf"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         *(["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]),
-        *(["releases", "m"], ["keygen", "-o", "KEYS"]),
+        *(["releases", "m"], ["keygen", "-o", "KEYS"], ["devices"]),
+        ["pull", "RELEASE", "--device", "pixel-8", "--dry-run"],
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -133,6 +146,7 @@ def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path
         "targets: {onnx: {}, tflite-fp32: {}, coreml-fp16: {allow_unverified: x}}\n"
     )
     paths = {"CONFIG": str(config), "KEYS": str(tmp_path / "keys")}
+    paths["RELEASE"] = f"{registry(tmp_path)}/m"
     words = [paths.get(word, word) for word in arguments]
     code = (
         "import sys\n"

@@ -37,7 +37,7 @@ def load(
 
         targets = TARGETS
     document = Document(name=str(path), environ=environ)
-    document.read(_text(Path(path)))
+    document.read(read_text(Path(path)))
     _check_source(document)
     _check_inputs(document)
     _check_fed(document)
@@ -52,7 +52,8 @@ def load(
     return config
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a YAML file. Raises ConfigError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from crosscast.pipeline.config.document import Document, Loc
 from crosscast.pipeline.config.fields import MEANINGS, did_you_mean
-from crosscast.pipeline.config.schema import Config
+
+M = TypeVar("M", bound=BaseModel)
 
 EXPECTED: Mapping[str, str] = {
     "int_type": "a whole number",
@@ -43,10 +44,8 @@ CHOICES = frozenset({"literal_error", "enum"})
 KINDS = CHOICES | {kind for kind in EXPECTED if kind.endswith("_type")}
 
 
-def validated(
-    document: Document, model: type[Config], *, context: Mapping[str, Any]
-) -> Config | None:
-    """The config, or None with what is wrong noted in the document."""
+def validated(document: Document, model: type[M], *, context: Mapping[str, Any]) -> M | None:
+    """What the document is by the model, or None with what is wrong noted in the document."""
     targets = document.mapping("targets")
     entries = {name: {} if entry is None else entry for name, entry in targets.items()}
     values = {**document.values, **({"targets": entries} if targets else {})}
@@ -73,7 +72,7 @@ def _location(document: Document, error: ErrorDetails) -> Loc:
     return loc
 
 
-def _add(document: Document, model: type[Config], loc: Loc, errors: list[ErrorDetails]) -> None:
+def _add(document: Document, model: type[BaseModel], loc: Loc, errors: list[ErrorDetails]) -> None:
     """Note the errors of one place: several where no alternative of a union fits."""
     kind = errors[0]["type"]
     if kind == "missing" and loc not in document.places:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from crosscast.pipeline.release.document import RELEASE, Release, parse
 from crosscast.pipeline.release.latency import measure
 from crosscast.pipeline.release.registries import open_registry
 from crosscast.pipeline.release.registries.base import Registry
+from crosscast.pipeline.release.transfer import bring
 from crosscast.pipeline.runner import Settings
 from crosscast.pipeline.store import Store, Workspace
 from crosscast.targets import TARGETS
@@ -99,23 +99,11 @@ def compared(
 def _download(registry: Registry, release: Release, target: str, folder: Path) -> Path:
     """Bring a target's artifact to `folder`, each file verified. Raises RegistryError."""
     for entry in release.entries(target):
-        path = folder / entry.path.removeprefix(f"{target}/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sha256, size = hashlib.sha256(), 0
-        with (
-            registry.open(model=release.model, version=release.version, entry=entry) as pieces,
-            path.open("xb") as file,
-        ):
-            for piece in pieces:
-                size += len(piece)
-                if size > entry.size:
-                    break
-                sha256.update(piece)
-                file.write(piece)
-        if (sha256.hexdigest(), size) != (entry.sha256, entry.size):
-            raise RegistryError(
-                f"{release.model} {release.version}: {entry.path} is not the file that was "
-                "published",
-                fix="publish it again under another version",
-            )
+        bring(
+            registry,
+            model=release.model,
+            version=release.version,
+            entry=entry,
+            path=folder / entry.path.removeprefix(f"{target}/"),
+        )
     return folder

@@ -80,6 +80,8 @@ def test_the_readme_has_commands() -> None:
         "promote",
         "releases",
         "diff",
+        "pull",
+        "devices",
     }
     assert MAKE == ["make demo", "make test"]
 

@@ -19,7 +19,7 @@ from crosscast.pipeline.events import BuildFinished, Message, Subscriber, Target
 
 COMMANDS = (
     *("init", "check", "plan", "build", "verify", "explain", "show", "targets", "doctor"),
-    *("release", "diff", "promote", "rollback", "releases", "keygen"),
+    *("release", "diff", "promote", "rollback", "releases", "keygen", "pull", "devices"),
 )
 CONFIG = """
 model: tiny

@@ -17,9 +17,31 @@ def _directory(url: str) -> Registry:
     return Directory(Path(unquote(parts.path) if parts.scheme == "file" else url))
 
 
+def _http(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.http import Http
+
+    return Http(url)
+
+
+def _s3(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.s3 import S3
+
+    return S3(url)
+
+
+def _oci(url: str) -> Registry:
+    from crosscast.pipeline.release.registries.oci import Oci
+
+    return Oci(url)
+
+
 REGISTRIES: Mapping[str, Callable[[str], Registry]] = {
     "": _directory,
     "file": _directory,
+    "http": _http,
+    "https": _http,
+    "s3": _s3,
+    "oci": _oci,
 }
 """How to open a registry, by the scheme of its url; a path has none."""
 

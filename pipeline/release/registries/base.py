@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from crosscast.pipeline.release.document import Entry, Release
+from crosscast.pipeline.errors import GateError
+from crosscast.pipeline.release.document import Entry, Release, parse
+
+LARGEST = 16 << 20
+"""Bytes of an index or `release.json`; more is not one."""
+
+INDEX = "index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,8 @@ class Registry(Protocol):
         self, *, model: str, version: str, entry: Entry, start: int = 0
     ) -> AbstractContextManager[Iterator[bytes]]:
         """The bytes of a file of a release from `start` on, in pieces. What comes is not checked
-        against the digest: who pulls does.
+        against the digest: who pulls does. Raises web.Transient where it breaks off and may go
+        well at the next try.
         """
         ...
 
@@ -64,3 +71,14 @@ class Registry(Protocol):
         digest.
         """
         ...
+
+
+def check_same(release: Release, found: bytes, *, where: str) -> None:
+    """Raise GateError where the release that is there is another of the same version."""
+    there = parse(found, where=where).digest
+    if there != release.digest:
+        raise GateError(
+            f"{where}: {release.model} {release.version} is published already with other bytes: "
+            f"digest {there[:12]}, not {release.digest[:12]}",
+            fix="a version never changes: release the new bytes under another one",
+        )

@@ -1,0 +1,208 @@
+"""An OCI registry: who we are to it, and what is refused. The protocol itself: tests/e2e."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import shipped
+
+from crosscast.pipeline import web
+from crosscast.pipeline.errors import ConfigError, RegistryError
+from crosscast.pipeline.release.registries import oci_documents as documents
+from crosscast.pipeline.release.registries.oci import Oci
+from crosscast.pipeline.release.registries.oci_auth import IDENTITY, Credentials, credentials
+
+BASIC = "Basic " + base64.b64encode(b"me:mine").decode()
+CHALLENGE = 'Bearer realm="{}",service="ours",scope="repository:m:pull"'
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture(autouse=True)
+def _docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.delenv("DOCKER_AUTH_CONFIG", raising=False)
+
+
+def log_in(tmp_path: Path, **entry: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"host": entry}}))
+
+
+def registry(answer: Answer, monkeypatch: pytest.MonkeyPatch, url: str = "oci://host/of") -> Oci:
+    client = web.client
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr(web, "client", lambda **given: client(**given, transport=transport))
+    return Oci(url, sleep=lambda seconds: None)
+
+
+def guarded(challenge: str, accepted: str, asked: list[httpx.Request]) -> Answer:
+    """A registry that has nothing, for who has the right header; and its token server."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if request.url.host == "tokens":
+            return httpx.Response(200, json={"token": "a-token"})
+        if request.headers.get("Authorization") == accepted:
+            return httpx.Response(404)
+        return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+
+    return answer
+
+
+def test_a_token_is_asked_for_once_and_with_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(tmp_path, auth=base64.b64encode(b"me:mine").decode())
+    asked: list[httpx.Request] = []
+    answer = guarded(CHALLENGE.format("https://tokens/t"), "Bearer a-token", asked)
+    made = registry(answer, monkeypatch)
+    assert made.index(model="m").content == b""
+    assert made.document(model="m", version="1.0.0+x", name="release.json") is None
+    assert [str(request.url) for request in asked] == [
+        "https://host/v2/of/m/manifests/index",
+        "https://tokens/t?service=ours&scope=repository%3Am%3Apull",
+        "https://host/v2/of/m/manifests/index",
+        "https://host/v2/of/m/manifests/1.0.0_x",
+    ]
+    assert asked[1].headers["Authorization"] == BASIC
+
+
+def test_anonymous_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[httpx.Request] = []
+    answer = guarded(CHALLENGE.format("https://tokens/t"), "Bearer a-token", asked)
+    registry(answer, monkeypatch).index(model="m")
+    assert "Authorization" not in asked[1].headers
+
+
+def test_identity_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in(tmp_path, identitytoken="kept")
+    asked: list[httpx.Request] = []
+    answer = guarded(CHALLENGE.format("https://tokens/t"), "Bearer a-token", asked)
+    registry(answer, monkeypatch).index(model="m")
+    assert asked[1].method == "POST"
+    assert b"refresh_token=kept" in asked[1].content
+
+
+def test_name_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in(tmp_path, username="me", password="mine")
+    asked: list[httpx.Request] = []
+    registry(guarded('Basic realm="x"', BASIC, asked), monkeypatch).index(model="m")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("challenge", ["Basic", "", CHALLENGE.format("http://tokens/t")])
+def test_wrong_or_no_credentials_end_at_once(
+    challenge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one would send the password over a connection that anybody can read."""
+    log_in(tmp_path, username="me", password="wrong-one")
+    asked: list[httpx.Request] = []
+    made = registry(guarded(challenge, BASIC, asked), monkeypatch)
+    with pytest.raises(RegistryError, match="credentials are missing") as caught:
+        made.index(model="m")
+    assert "docker login" in str(caught.value)
+    assert "wrong-one" not in str(caught.value)
+    assert {request.url.host for request in asked} == {"host"}
+
+
+def test_a_redirect_elsewhere_is_told_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(tmp_path, username="me", password="mine")
+    told = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        told.append((request.url.host, request.headers.get("Authorization")))
+        if request.url.host == "storage":
+            return httpx.Response(404)
+        if "Authorization" not in request.headers:
+            return httpx.Response(401, headers={"WWW-Authenticate": "Basic"})
+        return httpx.Response(307, headers={"Location": "https://storage/x"})
+
+    registry(answer, monkeypatch).index(model="m")
+    assert told == [("host", None), ("host", BASIC), ("storage", None)]
+
+
+def test_credential_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "docker-credential-ours"
+    helper.write_text(
+        f'#!{sys.executable}\nprint(\'{{"Username": "<token>", "Secret": "kept"}}\')\n'
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {"host": "ours"}}))
+    assert credentials("host") == Credentials(name=IDENTITY, password="kept")
+    assert credentials("other") is None
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "gone"}))
+    with pytest.raises(RegistryError, match=r"docker-credential-gone, .*, does not work"):
+        credentials("host")
+
+
+def test_dockers_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert credentials("host") is None
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", json.dumps({"auths": {"host": {"username": "me"}}}))
+    assert credentials("host") == Credentials(name="me", password="")
+    assert "me" not in repr(credentials("host"))
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", "{")
+    with pytest.raises(RegistryError, match=r"docker's config.json.* cannot be read"):
+        credentials("host")
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", json.dumps({"auths": {"host": {"auth": "!"}}}))
+    with pytest.raises(RegistryError, match="the entry of host is damaged"):
+        credentials("host")
+
+
+@pytest.mark.parametrize("url", ["oci:///x", "oci://me:mine@host/x", "oci://host/Upper"])
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(ConfigError, match="no place in an OCI registry") as caught:
+        Oci(url)
+    assert "mine" not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"layers": [1]}'])
+def test_what_is_no_manifest(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = registry(lambda request: httpx.Response(200, content=body), monkeypatch)
+    with pytest.raises(RegistryError, match="no manifest of a release"):
+        made.index(model="m")
+
+
+def test_a_document_of_another_digest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = documents.index_manifest("index.json", b"right").content
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        content = manifest if "manifests" in request.url.path else b"wrong"
+        return httpx.Response(200, content=content)
+
+    with pytest.raises(RegistryError, match=r"index.json of m has another digest"):
+        registry(answer, monkeypatch).index(model="m")
+
+
+def test_the_documents_of_a_release(tmp_path: Path) -> None:
+    release = shipped.made(tmp_path / "r", targets=("onnx", "tflite-int8"))
+    manifest = documents.model_manifest(release, "onnx")
+    told = json.loads(manifest.content)
+    assert told["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    assert told["config"]["mediaType"] == "application/vnd.cncf.model.config.v1+json"
+    assert [(layer["mediaType"], layer["annotations"]) for layer in told["layers"]][:1] == [
+        (
+            documents.WEIGHT,
+            {documents.FILEPATH: "model.bin", documents.NAME: "model.bin"},
+        )
+    ]
+    assert {layer["mediaType"] for layer in told["layers"]} == {
+        documents.WEIGHT,
+        documents.WEIGHT_CONFIG,
+        documents.DOC,
+    }
+    index = documents.release_index(release, [manifest])
+    assert json.loads(index.content)["manifests"][0] == {
+        "mediaType": documents.IMAGE_MANIFEST,
+        "digest": manifest.digest,
+        "size": len(manifest.content),
+        "annotations": {documents.NAME: "m", documents.VERSION: "1.0.0", documents.TARGET: "onnx"},
+    }
+    assert index == documents.release_index(release, [manifest])
