@@ -157,6 +157,7 @@ def _say(out: Path, text: str) -> None:
 
 
 def _linear(package: Any) -> Any:
+    import numpy as np
     from coremltools.optimize import coreml
 
     weights = coreml.get_weights_metadata(package, weight_threshold=LEAST)
@@ -170,7 +171,8 @@ def _linear(package: Any) -> Any:
         for name, steps in chosen.items()
     }
     config = coreml.OptimizationConfig(op_name_configs=configs)
-    return coreml.linear_quantize_weights(package, config)
+    with np.errstate(divide="ignore", invalid="ignore"):  # see `_give_steps`
+        return coreml.linear_quantize_weights(package, config)
 
 
 class Steps(NamedTuple):

@@ -24,7 +24,8 @@ from crosscast.targets import TARGETS, onnx_int8_dynamic, ort, tflite_int8_dynam
 from crosscast.targets.base import Precision
 from crosscast.targets.families import coreml, coreml_quantize, tflite_file
 
-pytestmark = pytest.mark.e2e
+# coremltools warns of its own doings, as of folders that it leaves to the collector
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 
 
 def forms(found: Precision) -> dict[str, int]:
