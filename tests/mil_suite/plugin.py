@@ -59,8 +59,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.xfail(reason=reason))
 
 
-def pytest_collection_finish() -> None:
-    # A conversion collects garbage, which takes seconds where it looks at all tests' objects.
+def pytest_runtest_setup() -> None:
+    # A conversion collects garbage, which takes seconds where it looks at the objects of all tests
+    # and at what coremltools keeps of each.
     gc.freeze()
 
 
