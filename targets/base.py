@@ -265,11 +265,11 @@ def narrowed(target: Target) -> dict[str, str]:
     return dict(getattr(target, "narrowed", {}))
 
 
-def computing(target: Target) -> Delivered:
-    """What a file computes in before it is quantized, whatever its weights are kept in: the
-    target's member `computes`; fp32 for those that have none.
+def computing(target: Target) -> Delivered | Literal[""]:
+    """What a file computes in before it is quantized, where its weights do not tell: the target's
+    member `computes`. Empty for those that have none.
     """
-    found: Delivered = getattr(target, "computes", "fp32")
+    found: Delivered | Literal[""] = getattr(target, "computes", "")
     return found
 
 
