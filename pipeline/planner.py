@@ -449,7 +449,7 @@ class _Builder:
                 inputs={**inputs, "model": self.steps[model].inputs["model"]},
                 precision_asked="",
                 io=self._io(settings.from_) if settings.from_ else None,
-                judged_as=computing(TARGETS[name]),
+                computes=computing(TARGETS[name]),
                 parity={},
             )
             inputs["before"] = Output(before)

@@ -64,6 +64,9 @@ def classes(session: Session) -> tuple[str, ...]:
 NOTES = "notes.json"
 """What a stage tells of the tree that it wrote, beside the model; it does not ship."""
 
+PRECISION = "precision"
+"""Its key for the source's own precision, where that is not fp32."""
+
 SAID = "said"
 """Its key for what a conversion has to say of its result, for people."""
 

@@ -92,6 +92,11 @@ def tolerance(precision: str, overrides: Mapping[str, Any]) -> Tolerance:
     return replace(default, **limits, override=overrides["reason"]) if limits else default
 
 
+def coarsest(*precisions: str) -> str:
+    """The precision with the widest limits; empty ones do not count."""
+    return min(filter(None, precisions), key=lambda held: TOLERANCES[held].min_snr_db)
+
+
 def excess(numbers: Numbers, limits: Tolerance) -> str:
     """What is out of the limits; empty if nothing is. Written so that NaN is out of any."""
     if numbers.problem:

@@ -31,7 +31,7 @@ from crosscast.pipeline.sources.onnx_shapes import (
     told_outputs,
 )
 from crosscast.pipeline.sources.outputs import described, named, shapes
-from crosscast.targets.base import NOTES, Kind
+from crosscast.targets.base import NOTES, PRECISION, Kind
 from crosscast.targets.families import onnx as trees
 from crosscast.targets.families import onnx_runtime
 from crosscast.targets.families.onnx_legacy import LEGACY_END
@@ -183,7 +183,7 @@ def _facts(out: Path, path: Path, resolved: int) -> dict[str, Any]:
         facts["reference"] = "the repaired file: ONNX Runtime does not load the original"
     held = onnx_runtime.precision(artifact=out).delivered
     if held != "fp32":
-        facts[trees.PRECISION] = held
+        facts[PRECISION] = held
     return facts
 
 

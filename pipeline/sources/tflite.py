@@ -15,8 +15,7 @@ from crosscast.pipeline.sources.outputs import described, named, shapes
 from crosscast.pipeline.sources.tflite_file import Ports, completed, interpreter, ports, read
 from crosscast.pipeline.sources.tflite_onnx import to_onnx
 from crosscast.pipeline.toolchain import Toolchain
-from crosscast.targets.base import NOTES, Kind
-from crosscast.targets.families import onnx as trees
+from crosscast.targets.base import NOTES, PRECISION, Kind
 from crosscast.targets.families import tflite_copy, tflite_runtime
 from crosscast.targets.families import tflite_file as flat
 from crosscast.targets.families.tflite import FILE, LITERT
@@ -143,7 +142,7 @@ def _as_it_is(model: Any, ours: Signature, layout: Layout | None, out: Path) -> 
         )
     flat.write(model, out / FILE)
     held = tflite_runtime.precision(artifact=out).delivered
-    notes = {} if held == "fp32" else {trees.PRECISION: held}
+    notes = {} if held == "fp32" else {PRECISION: held}
     write_json(out / "signature.json", ours.to_json())
     write_json(out / NOTES, notes)
     return notes

@@ -15,7 +15,7 @@ from crosscast.pipeline.signature import Layout, Signature
 from crosscast.pipeline.sources.onnx_clean import cleaned
 from crosscast.pipeline.sources.onnx_layout import relayout
 from crosscast.pipeline.sources.onnx_shapes import declare_inputs, declare_outputs
-from crosscast.targets.base import NOTES
+from crosscast.targets.base import NOTES, PRECISION
 from crosscast.targets.families import onnx as trees
 from crosscast.targets.families import onnx_runtime
 from crosscast.targets.families.onnx_upgrade import upgraded
@@ -43,7 +43,7 @@ def to_onnx(
     trees.check(out, "what tf2onnx made of the TFLite file")
     write_json(out / "signature.json", ours.permuted(layout).to_json())
     held = onnx_runtime.precision(artifact=out).delivered
-    notes = {"opset": trees.opset(model), **({} if held == "fp32" else {trees.PRECISION: held})}
+    notes = {"opset": trees.opset(model), **({} if held == "fp32" else {PRECISION: held})}
     write_json(out / NOTES, notes)
     return notes
 

@@ -17,14 +17,14 @@ from crosscast.pipeline.parity.samples import read_cases
 from crosscast.pipeline.parity.scores import scores
 from crosscast.pipeline.parity.streams import states
 from crosscast.pipeline.parity.task import SCORES, Accepted, Labelled, compared
-from crosscast.pipeline.parity.tolerance import tolerance
+from crosscast.pipeline.parity.tolerance import coarsest, tolerance
 from crosscast.pipeline.parity.vectors import Vector, read_reference, read_signature
 from crosscast.pipeline.parity.verdict import Audit, FellBack, Verdict, judge
 from crosscast.pipeline.signature import Signature
 from crosscast.pipeline.stages import StageResult, function
 from crosscast.pipeline.stages.trial import Trial, complaint
 from crosscast.pipeline.worker.usercode import own_files
-from crosscast.targets.base import ADVICE, SAID, Precision, read_notes, remark
+from crosscast.targets.base import ADVICE, PRECISION, SAID, Precision, read_notes, remark
 
 VERDICT = "verdict.json"
 
@@ -66,10 +66,10 @@ def verify(
 
     signature, vectors: of the source, in its layout; the vectors are read several times.
     options: open, precision: references to the target's functions. no_runtime: why it cannot run
-    here, or empty. precision_asked: empty for any. judged_as: the precision whose limits hold;
-    empty for the one that was delivered. layout, io: of the artifact, and the dtype of its floats;
-    None for the source's. narrowed: dtypes that it has in place of the source's. pixels: inputs
-    that are images. labels: of the classes that it has to name. parity: the user's limits. explain:
+    here, or empty. precision_asked: empty for any. computes: the precision that it computes in,
+    where its weights do not tell. layout, io: of the artifact, and the dtype of its floats; None
+    for the source's. narrowed: dtypes that it has in place of the source's. pixels: inputs that are
+    images. labels: of the classes that it has to name. parity: the user's limits. explain:
     reference to the target's function that says why outputs may be off, or empty.
     labelled: what its task is judged on as well, where the config asks for it.
     Raises ToolchainError or ImportError where the runtime is not installed.
@@ -84,7 +84,9 @@ def verify(
         limits = tolerance(asked or "fp32", options["parity"])
         return judge(audit=Audit(asked=asked, delivered=""), tolerance=limits, problems=[problem])
     audit = _audit(asked or held.delivered, held)
-    limits = tolerance(options.get("judged_as") or held.delivered, options["parity"])
+    own = read_notes(artifact).get(PRECISION, "")
+    held_to = coarsest(held.delivered, options.get("computes", ""), own)
+    limits = tolerance(held_to, options["parity"])
     if options["no_runtime"]:
         return judge(audit=audit, tolerance=limits, unproven=options["no_runtime"])
     try:
@@ -178,7 +180,7 @@ def _asked(artifact: Path, asked: str) -> str:
     """What the audit must find. A source that is quantized itself has no fp32 to deliver, and
     ships as it is: its export says so.
     """
-    own: str = read_notes(artifact).get("precision", asked) if asked == "fp32" else asked
+    own: str = read_notes(artifact).get(PRECISION, asked) if asked == "fp32" else asked
     return own
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Signature, Tensor
-from crosscast.targets.base import KEPT, NOTES, SAID
+from crosscast.targets.base import KEPT, NOTES, PRECISION, SAID, read_notes
 from crosscast.targets.families import coreml_saved_model
 from crosscast.targets.families.coreml import MODEL, SPEC, ComputeOptions, CoreMLOptions
 from crosscast.targets.families.coreml_compute import Choice, Compute, Trial
@@ -174,11 +174,12 @@ def _lower(
         asked.write(choice, out)
     else:
         choice = _tried(asked, chosen.compute, samples, out)
-    if choice.said:
-        notes = {
-            SAID: choice.said,
-            **({KEPT: {"operators": dict(choice.kept)}} if choice.kept else {}),
-        }
+    notes = {
+        **{key: held for key, held in read_notes(model).items() if key == PRECISION},
+        **({SAID: choice.said} if choice.said else {}),
+        **({KEPT: {"operators": dict(choice.kept)}} if choice.kept else {}),
+    }
+    if notes:
         (out / NOTES).write_text(json.dumps(notes) + "\n", encoding="utf-8")
 
 

@@ -39,9 +39,6 @@ needs some of it."""
 EXPORTER = "exporter"
 """The key of notes.json by which an export says that it was asked for an opset."""
 
-PRECISION = "precision"
-"""The key of notes.json that names the source's own precision, where it is not fp32."""
-
 OPSET_ASKED = "opset_asked"
 """The key of notes.json that holds the opset which the config names."""
 

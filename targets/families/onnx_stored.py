@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.base import SAID, read_notes
+from crosscast.targets.base import PRECISION, SAID, read_notes
 from crosscast.targets.families import onnx_weights
 from crosscast.targets.families.onnx import (
-    PRECISION,
     carry,
     graphs,
     load,

@@ -94,9 +94,9 @@ def test_what_is_quantized_is_judged_before_by_the_limits_of_its_own_precision(
     assert before.inputs["model"] == found.step("quantize onnx-int8").inputs["model"]
     assert before.inputs["reference"] == verify.inputs["reference"]
     assert (before.options["precision_asked"], before.options["parity"]) == ("", {})
-    assert before.options["judged_as"] == ""  # its weights tell: a source may be quantized itself
+    assert before.options["computes"] == ""  # its weights tell: a source may be quantized itself
     # whatever its weights are
-    assert found.step("verify before quantize coreml-int8").options["judged_as"] == "fp16"
+    assert found.step("verify before quantize coreml-int8").options["computes"] == "fp16"
 
 
 def test_what_is_not_quantized_has_one_verdict(planned: Planned) -> None:

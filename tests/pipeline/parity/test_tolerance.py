@@ -9,6 +9,7 @@ from crosscast.pipeline.parity.metrics import Numbers
 from crosscast.pipeline.parity.samples import Origin
 from crosscast.pipeline.parity.tolerance import (
     TOLERANCES,
+    coarsest,
     excess,
     is_gated,
     tolerance,
@@ -100,3 +101,9 @@ def test_no_more_is_asked_than_the_source_itself_keeps(floor_db: float, gated: b
     assert gated == is_gated(
         "adversarial", precision="fp32", has_real=False, floor_db=floor_db, limits=limits
     )
+
+
+def test_the_widest_limits_hold() -> None:
+    assert coarsest("fp32", "", "") == "fp32"
+    assert coarsest("fp32", "fp16", "") == "fp16"
+    assert coarsest("fp16", "fp16", "int8") == "int8"

@@ -489,6 +489,6 @@ def test_a_file_may_be_held_to_the_limits_of_what_it_computes_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A package in fp32 weights that computes in fp16, before its weights are quantized."""
-    found = verdict(tmp_path, monkeypatch, judged_as="fp16")
+    found = verdict(tmp_path, monkeypatch, computes="fp16")
     assert found.tolerance == TOLERANCES["fp16"]
     assert found.audit.delivered == "fp32"
