@@ -78,9 +78,11 @@ def built(name: str, scratch: Path) -> Path:
     """The artifact's directory."""
     command = [sys.executable, "-m", "crosscast.pipeline.cli", "build", CONFIGS / f"{name}.yaml"]
     subprocess.run(
-        [*command, "--target", TARGET, "--out", scratch], check=True, stdout=subprocess.DEVNULL
+        [*command, "--target", TARGET, "--out", scratch / name],
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
-    return next((scratch / name).glob(f"*/{TARGET}"))
+    return next((scratch / name).glob(f"*/*/{TARGET}"))
 
 
 def repeated(artifact: Path, manifest: dict, count: int) -> Iterator[Vector]:
