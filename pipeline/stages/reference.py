@@ -69,17 +69,27 @@ class _Rounded:
         self._session = session
         self._own = own
         self._answers: dict[str, dict[str, Arrays]] = {}
+        self._greatest: dict[str, dict[str, float]] = {}
 
     def noise(self, case: Case, outputs: Arrays) -> dict[str, dict[str, float]]:
-        """What rounding changes of the outputs, by precision."""
+        """What rounding changes of the outputs, by precision. On a stream it is the greatest change
+        so far: in one step of a small output, errors may cancel by chance.
+        """
         found: dict[str, dict[str, float]] = {}
+        if not case.follows:
+            self._greatest.clear()
         for precision in MEASURED.get(case.origin, ()):
             before = resumed(case, self._answers.get(precision, {}), own=self._own)
             inputs = rounded(before.arrays, precision=precision, seed=len(case.name))
             again = answer(self._session, replace(case, arrays=inputs))
             self._answers[precision] = {case.name: again}
-            if measured := noise(outputs, again):
-                found[precision] = measured
+            before_it = self._greatest.get(precision, {})
+            measured = {
+                name: max(rms, before_it.get(name, 0.0))
+                for name, rms in noise(outputs, again).items()
+            }
+            if measured:
+                found[precision] = self._greatest[precision] = measured
         return found
 
 

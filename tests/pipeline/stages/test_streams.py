@@ -196,6 +196,9 @@ def test_what_the_source_itself_loses_on_a_stream_is_measured(
     assert set(stream[0]) == {"fp32", "fp16", "int8", "int4"}
     first, last = (one["fp16"]["left"] for one in (stream[0], stream[-1]))
     assert last > 30 * first
+    for precision in ("fp32", "int8"):
+        seen = [one[precision]["y"] for one in stream]
+        assert seen == sorted(seen), "what cancels by chance in one step is not forgotten"
 
 
 def test_without_a_stream_they_would_pass(proven: Callable[..., Verdict]) -> None:
