@@ -142,22 +142,26 @@ class FoldedSource:
 
 
 class Reference:
-    """The source's own reference behind the arithmetic of its preprocessing."""
+    """The source's own reference, `inner`, behind the arithmetic of its preprocessing."""
 
     def __init__(self, session: Session, signature: Signature, folds: Mapping[str, Folded]) -> None:
-        self._session = session
+        self.inner = session
         self._folds = folds
         self.inputs = signature.inputs
         self.outputs = session.outputs
 
     def run(self, inputs: Arrays) -> Arrays:
         """Compute all outputs, by name and in order."""
+        return self.inner.run(self.prepared(inputs))
+
+    def prepared(self, inputs: Arrays) -> Arrays:
+        """What the source's own reference is given."""
         prepared = dict(inputs)
         for tensor in self.inputs:
             if (fold := self._folds.get(tensor.name)) is not None:
                 made = {tensor.name: values(inputs[tensor.name], fold.steps, fold.dtype)}
                 prepared |= permute(made, tensors=(tensor,), layout=fold.layout)
-        return self._session.run(prepared)
+        return prepared
 
 
 def _bare(source: Mapping[str, Any]) -> dict[str, Any]:

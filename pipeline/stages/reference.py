@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from crosscast.pipeline.parity.tensors import encoded
 from crosscast.pipeline.parity.vectors import DTYPES, Vector, write_vectors
 from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, dtype_name
 from crosscast.pipeline.sources import open_source
+from crosscast.pipeline.sources.fold import Reference
 from crosscast.pipeline.sources.outputs import common_layout, sizes
 from crosscast.pipeline.stages import StageResult
 from crosscast.pipeline.worker.usercode import described
@@ -63,10 +64,15 @@ def _vectors(
 
 
 class _Rounded:
-    """The source beside itself with rounded inputs, on a stream from its own state then."""
+    """The source beside itself with rounded inputs, on a stream from its own state then. Pixels
+    have nothing to round before they are floats.
+    """
 
     def __init__(self, session: Session, own: Mapping[str, str]) -> None:
         self._session = session
+        self._prepared: Callable[[Arrays], Arrays] = dict
+        if isinstance(session, Reference):
+            self._session, self._prepared = session.inner, session.prepared
         self._own = own
         self._answers: dict[str, dict[str, Arrays]] = {}
         self._greatest: dict[str, dict[str, float]] = {}
@@ -80,7 +86,8 @@ class _Rounded:
             self._greatest.clear()
         for precision in MEASURED.get(case.origin, ()):
             before = resumed(case, self._answers.get(precision, {}), own=self._own)
-            inputs = rounded(before.arrays, precision=precision, seed=len(case.name))
+            exact = self._prepared(before.arrays)
+            inputs = rounded(exact, precision=precision, seed=len(case.name))
             again = answer(self._session, replace(case, arrays=inputs))
             self._answers[precision] = {case.name: again}
             before_it = self._greatest.get(precision, {})

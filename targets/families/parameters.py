@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SMALLEST = 2.0**-126
-"""The smallest float32 that is not denormal: processors may take those below for 0."""
-
 NOTHING = 1e-9
 """What quantizers write for a range without any value is no more than this, or 1."""
 
@@ -44,7 +41,7 @@ class Parameters:
         import numpy as np
 
         scales = np.asarray(self.scales, np.float64)
-        bad = scales[~(np.isfinite(scales) & (scales >= SMALLEST))]
+        bad = scales[~(np.isfinite(scales) & (scales > 0))]
         if bad.size:
             which = f" (and {bad.size - 1} more)" if bad.size > 1 else ""
             yield f"'{self.tensor}' has the scale {bad.flat[0]:g}{which}, which is no step's size"

@@ -107,6 +107,7 @@ def test_the_manifest_states_the_interface(built: Path, target: str) -> None:
             "range": [-1.0, 1.0],
             "quantization": None,
             "values": None,
+            "fed_by": None,
         }
     ]
     assert [(t["name"], t["shape"]) for t in value["outputs"]] == [("logits", ["batch", 1000])]
