@@ -25,7 +25,7 @@ lint: $(READY)
 	MYPYPATH=.cache/typing $(BIN)/mypy --explicit-package-bases --namespace-packages \
 		-p crosscast.pipeline -p crosscast.targets
 
-mil-suite: $(READY)  ## coremltools' own tests of MIL operators, all of them (hours)
+mil-suite: $(READY)  ## coremltools' own tests of MIL operators, all of them (half an hour)
 	$(MIL_SUITE)
 
 bench: $(READY) $(MODELS)  ## speed, as ratios against scripts and torch in the same run
