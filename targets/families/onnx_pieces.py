@@ -86,13 +86,11 @@ class Pieces:
         fixed = {*self._constants, *self._sparse}
         self._nodes: list[NodeProto] = list(graph.node)
         self._place: dict[str, int] = {}
-        self._last_read: dict[str, int] = {}
         for place, node in enumerate(self._nodes):
             names = list(reads(node))
             if fixed.issuperset(names):  # no value of the network depends on constants alone
                 fixed.update(node.output)
             self._place |= dict.fromkeys(node.output, place)
-            self._last_read |= dict.fromkeys(names, place)
         self._fixed = fixed
         self.inputs = [value.name for value in graph.input if value.name not in self._constants]
         self.outputs = [value.name for value in graph.output]
@@ -140,14 +138,11 @@ class Pieces:
     def _piece(
         self, nodes: Sequence[NodeProto], values: Values, given: Any
     ) -> Iterator[tuple[str, Any]]:
-        every = [name for node in nodes for name in node.output if name]
-        end = self._place[every[-1]]
-        names = [name for name in every if name in self.made or self._last_read.get(name, 0) > end]
-        if not names:
-            return
+        # those of constants alone, too: a run may start behind them
+        names = [name for node in nodes for name in node.output if name]
         replaced = {name for name in names if name in given}
         computed = {name: name + OWN if name in replaced else name for name in names}
-        outside = {name for node in nodes for name in reads(node)} - (set(every) - replaced)
+        outside = {name for node in nodes for name in reads(node)} - (set(names) - replaced)
         constants = outside & {*self._constants, *self._sparse}
         fed = {name: (given if name in replaced else values)[name] for name in outside - constants}
         model = self._submodel(nodes, computed, constants, fed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from cli import crosscast
 from mutate import ModelFile, OnnxFile, opened
@@ -349,3 +350,31 @@ def test_an_artifact_is_explained_by_what_it_was_built_from(
     source.write_text(ENCODER)
     assert done.returncode == 2
     assert "has changed since" in done.stderr
+
+
+def test_a_run_may_begin_behind_weights_that_are_computed(tmp_path: Path) -> None:
+    """As behind the DequantizeLinear of weights in a file that is quantized itself."""
+    weights = onnx.numpy_helper.from_array(np.eye(2, dtype=np.int8), "w")
+    step = onnx.numpy_helper.from_array(np.array(0.5, np.float32), "s")
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["w", "s"], ["dense"]),
+            helper.make_node("MatMul", ["x", "dense"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1, 2])],
+        [helper.make_tensor_value_info("y", 1, [1, 2])],
+        [weights, step],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "model.onnx"
+    )
+    pieces = Pieces(tmp_path, scratch=tmp_path)
+    values = pieces.values()
+    values["x"] = np.float32([[2, 4]])
+    whole = dict(pieces.run(values))
+    again = dict(pieces.run(pieces.values(values), start="y"))
+    assert np.array_equal(whole["y"], [[1, 2]])
+    assert np.array_equal(again["y"], whole["y"])
