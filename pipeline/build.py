@@ -27,7 +27,7 @@ from crosscast.pipeline.events import (
     StepFinished,
     Subscriber,
 )
-from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
+from crosscast.pipeline.executors.local import LocalExecutor, Outcome, Task
 from crosscast.pipeline.fetch import fetch, missing
 from crosscast.pipeline.graph import File, Output, Plan, Step
 from crosscast.pipeline.planner import plan, runtime_options
@@ -179,9 +179,8 @@ class _Bench:
         options: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The JSON that a stage writes of the artifact."""
-        limits = self.settings.step_memory or self.settings.memory
         out = self.workspace.directory(stage)
-        self.executor.submit(
+        outcome = self.executor.run(
             Task(
                 id=stage,
                 module=STAGES[stage],
@@ -194,10 +193,10 @@ class _Bench:
                 options=options,
                 out=out,
                 log=self.store.log(str(self.artifact.absolute()), stage),
-                limits=Limits(timeout=self.settings.timeout, memory=limits),
+                limits=self.settings.limits,
             )
         )
-        _raise_unless_ok(self.executor.wait(), stage)
+        _raise_unless_ok(outcome, stage)
         written: dict[str, Any] = json.loads(next(out.glob("*.json")).read_text(encoding="utf-8"))
         return written
 
@@ -318,9 +317,7 @@ def _write_reference(artifact: Path, manifest: dict[str, Any], out: Path) -> Non
     manifests.write_json(out / "signature.json", {**told, "dims": manifest["dims"]})
 
 
-def _raise_unless_ok(outcome: Outcome | None, stage: str) -> None:
-    if outcome is None:
-        raise StageError(f"{stage} did not end")
+def _raise_unless_ok(outcome: Outcome, stage: str) -> None:
     if outcome.status != "ok":
         error: CrosscastError = StageError(
             f"{stage} did not end well [{outcome.status}]: {outcome.message}\n  log: {outcome.log}",

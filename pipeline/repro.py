@@ -130,9 +130,7 @@ def repeat(place: Path) -> tuple[str, int]:
     try:
         told, task = _read(place)
         with LocalExecutor(cache=Path(told["cache"]), threads=told["threads"]) as executor:
-            executor.submit(task)
-            outcome = executor.wait()
-        assert outcome is not None
+            outcome = executor.run(task)
         text, code = _ended(outcome, task.out)
         return "\n".join([*(f"note    {line}" for line in _changes(told, task)), text]), code
     except CrosscastError as error:

@@ -66,6 +66,11 @@ class Settings:
         """Threads of each step, so that `jobs` steps together have one a core."""
         return max(1, (os.cpu_count() or 1) // self.jobs)
 
+    @property
+    def limits(self) -> Limits:
+        """Of each step."""
+        return Limits(timeout=self.timeout, memory=self.step_memory or self.memory)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetResult:
@@ -329,10 +334,7 @@ class Runner:
             options=step.options,
             out=out,
             log=log,
-            limits=Limits(
-                timeout=self.settings.timeout,
-                memory=self.settings.step_memory or self.settings.memory,
-            ),
+            limits=self.settings.limits,
         )
         memory = self.ledger.memory(step)
         self.running[step.id] = _Running(step, base, memory, time.time_ns(), task)

@@ -90,6 +90,13 @@ class LocalExecutor:
         """Have a task run, at once. `task.out` must be there already."""
         self._parent(task.toolchain).send(task)
 
+    def run(self, task: Task) -> Outcome:
+        """Have a task run where no other is under way, and wait for its end."""
+        self.submit(task)
+        outcome = self.wait()
+        assert outcome is not None
+        return outcome
+
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """The next outcome; None after `timeout` seconds, and where no task is under way."""
         end = None if timeout is None else time.monotonic() + timeout

@@ -16,7 +16,7 @@ from crosscast.pipeline.config.fields import SHA256, URL, Download
 from crosscast.pipeline.config.load import load
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA
 from crosscast.pipeline.errors import ConfigError, CrosscastError, StageError, ToolchainError
-from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
+from crosscast.pipeline.executors.local import LocalExecutor, Outcome, Task
 from crosscast.pipeline.fetch import fetch
 from crosscast.pipeline.init import factory, kinds, probe, writer
 from crosscast.pipeline.init.choice import Choice, chosen, fitted
@@ -175,7 +175,7 @@ class _Look:
             ) as executor,
         ):
             out = workspace.directory("look")
-            executor.submit(
+            outcome = executor.run(
                 Task(
                     id="init",
                     module=module,
@@ -184,10 +184,10 @@ class _Look:
                     options=options,
                     out=out,
                     log=self.store.log("init", "look"),
-                    limits=Limits(timeout=self.settings.timeout, memory=self.settings.memory),
+                    limits=self.settings.limits,
                 )
             )
-            _raise_unless_ok(executor.wait())
+            _raise_unless_ok(outcome)
             return json.loads((out / result).read_text(encoding="utf-8"))
 
 
@@ -197,9 +197,7 @@ def _options(keys: Mapping[str, Any]) -> dict[str, Any]:
     return SOURCES_SCHEMA[kind].model_validate(dict(keys)).to_source()
 
 
-def _raise_unless_ok(outcome: Outcome | None) -> None:
-    if outcome is None:
-        raise StageError("the look at the model did not end")
+def _raise_unless_ok(outcome: Outcome) -> None:
     if outcome.status == "ok":
         return
     if outcome.status != "error":

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosscast.pipeline.executors.local import Limits, LocalExecutor, Task
+from crosscast.pipeline.executors.local import LocalExecutor, Task
 from crosscast.pipeline.planner import runtime_options
 from crosscast.pipeline.runner import Settings
 from crosscast.pipeline.stages import STAGES
@@ -78,7 +78,7 @@ def measure(
         for name, (before, after) in pairs.items():
             target = TARGETS[name]
             out = workspace.directory(f"benchmark {name}")
-            executor.submit(
+            outcome = executor.run(
                 Task(
                     id=name,
                     module=STAGES["benchmark"],
@@ -87,15 +87,11 @@ def measure(
                     options=runtime_options(target),
                     out=out,
                     log=store.log(str(after.absolute()), "benchmark"),
-                    limits=Limits(
-                        timeout=settings.timeout, memory=settings.step_memory or settings.memory
-                    ),
+                    limits=settings.limits,
                 )
             )
-            outcome = executor.wait()
-            if outcome is None or outcome.status != "ok":
-                why = outcome.message if outcome else "it did not end"
-                found[name] = Timing(unmeasured=f"the measurement failed: {why}")
+            if outcome.status != "ok":
+                found[name] = Timing(unmeasured=f"the measurement failed: {outcome.message}")
                 continue
             times = json.loads((out / "times.json").read_text(encoding="utf-8"))
             found[name] = (

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosscast.pipeline.errors import RegistryError
 from crosscast.pipeline.release import channels, reference
 from crosscast.pipeline.release.diff import Comparison, compare, same_model
 from crosscast.pipeline.release.document import RELEASE, Release, parse
 from crosscast.pipeline.release.latency import measure
 from crosscast.pipeline.release.registries import open_registry
-from crosscast.pipeline.release.registries.base import Registry
-from crosscast.pipeline.release.transfer import bring
+from crosscast.pipeline.release.registries.base import Registry, released
+from crosscast.pipeline.release.transfer import bring_target
 from crosscast.pipeline.runner import Settings
 from crosscast.pipeline.store import Store, Workspace
 from crosscast.targets import TARGETS
@@ -36,17 +35,13 @@ class Located:
     @classmethod
     def of(cls, registry: Registry, model: str, version: str, *, where: str) -> Located:
         """One that is in a registry. Raises RegistryError."""
-        name = f"{where}/{model}@{version}"
-        document = registry.document(model=model, version=version, name=RELEASE)
-        if document is None:
-            raise RegistryError(f"{name}: is in the index, but not there", fix="publish it again")
-        release = parse(document, where=name)
-        if (release.model, release.version) != (model, version):
-            raise RegistryError(f"{name}: its {RELEASE} is of {release.model} {release.version}")
-        return cls(
-            release=release,
-            fetch=lambda target, folder: _download(registry, release, target, folder),
-        )
+        _, release = released(registry, model=model, version=version, where=where)
+
+        def fetch(target: str, folder: Path) -> Path:
+            bring_target(registry, release, target, folder=folder)
+            return folder
+
+        return cls(release=release, fetch=fetch)
 
 
 def find(text: str, *, registry: str) -> Located:
@@ -94,16 +89,3 @@ def compared(
     }
     timings = measure(pairs, store=store, settings=settings)
     return compare(before.release, after.release, timings=timings)
-
-
-def _download(registry: Registry, release: Release, target: str, folder: Path) -> Path:
-    """Bring a target's artifact to `folder`, each file verified. Raises RegistryError."""
-    for entry in release.entries(target):
-        bring(
-            registry,
-            model=release.model,
-            version=release.version,
-            entry=entry,
-            path=folder / entry.path.removeprefix(f"{target}/"),
-        )
-    return folder

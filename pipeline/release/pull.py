@@ -20,11 +20,11 @@ from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.errors import ConfigError, RegistryError, StageError
 from crosscast.pipeline.release import channels, devices, reference
 from crosscast.pipeline.release.devices import Choice
-from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release, parse
+from crosscast.pipeline.release.document import SIGNATURE, Entry, Release
 from crosscast.pipeline.release.lock import Lock
 from crosscast.pipeline.release.registries import open_registry
-from crosscast.pipeline.release.registries.base import Registry
-from crosscast.pipeline.release.transfer import Tell, bring
+from crosscast.pipeline.release.registries.base import Registry, released
+from crosscast.pipeline.release.transfer import Tell, bring_target
 from crosscast.pipeline.web import shown
 
 OURS = (manifest.MANIFEST, "USAGE.md")
@@ -127,7 +127,7 @@ def pull(
             _sweep_staging(destination)
         else:
             _check_free(destination)
-            brought = _deliver(found, entries, destination, tell)
+            brought = _deliver(found, choice.target, entries, destination, tell)
         if lock and not found.lock:
             pinned.write(lock)
     return Pulled(path=destination, brought=brought)
@@ -135,18 +135,7 @@ def pull(
 
 def _release(registry: Registry, place: str, model: str, version: str, key: Path | None) -> Release:
     """The release of a version, whose signature is right if a key is given."""
-    data = registry.document(model=model, version=version, name=RELEASE)
-    if data is None:
-        raise RegistryError(
-            f"{place}: {model} {version} is in the index, and is not there",
-            fix="publish it again",
-        )
-    release = parse(data, where=f"{place}/{model}/{version}")
-    if (release.model, release.version) != (model, version):
-        raise RegistryError(
-            f"{place}: what is there as {model} {version} is {release.model} {release.version}",
-            fix="it was damaged or tampered with: publish it again",
-        )
+    data, release = released(registry, model=model, version=version, where=place)
     if key is not None:
         from crosscast.pipeline.release import signing
 
@@ -155,22 +144,15 @@ def _release(registry: Registry, place: str, model: str, version: str, key: Path
     return release
 
 
-def _deliver(found: Found, entries: dict[str, Entry], destination: Path, tell: Tell) -> int:
+def _deliver(
+    found: Found, target: str, entries: dict[str, Entry], destination: Path, tell: Tell
+) -> int:
     """Download the files and put them in place; the bytes that were brought."""
-    brought = 0
     with _staging(destination) as folder:
         tree = folder / "tree"
         tree.mkdir(exist_ok=True)
         _sweep(tree, entries)
-        for path, entry in entries.items():
-            brought += bring(
-                found.registry,
-                model=found.release.model,
-                version=found.release.version,
-                entry=entry,
-                path=tree / path,
-                tell=tell,
-            )
+        brought = bring_target(found.registry, found.release, target, folder=tree, tell=tell)
         _check_free(destination)
         staging.put_in_place(tree, destination)
         staging.remove(folder)

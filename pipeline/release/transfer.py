@@ -9,12 +9,36 @@ from pathlib import Path
 
 from crosscast.pipeline import web
 from crosscast.pipeline.errors import RegistryError
-from crosscast.pipeline.release.document import RELEASE, Entry
+from crosscast.pipeline.release.document import RELEASE, Entry, Release
 from crosscast.pipeline.release.registries.base import Registry
 
 CHUNK = 1 << 20
 DAMAGED = "it was damaged or tampered with: publish it again, or use another registry"
 Tell = Callable[[str], None]
+
+
+def bring_target(
+    registry: Registry,
+    release: Release,
+    target: str,
+    *,
+    folder: Path,
+    tell: Tell = lambda text: None,  # noqa: ARG005
+) -> int:
+    """Have a target's artifact in `folder`, each file verified; gives how many bytes were brought.
+    Raises as `bring` does.
+    """
+    return sum(
+        bring(
+            registry,
+            model=release.model,
+            version=release.version,
+            entry=entry,
+            path=folder / entry.path.removeprefix(f"{target}/"),
+            tell=tell,
+        )
+        for entry in release.entries(target)
+    )
 
 
 def bring(

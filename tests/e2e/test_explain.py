@@ -14,6 +14,7 @@ import onnx
 import pytest
 from cli import crosscast
 from mutate import ModelFile, OnnxFile, opened
+from verdicts import asked_of
 
 from crosscast.pipeline.build import _write_reference
 from crosscast.pipeline.parity.explanation import Explanation
@@ -108,20 +109,9 @@ def explained(honest: Path, artifact: Path, network: Path, scratch: Path) -> Exp
     shutil.copyfile(whole / "signature.json", reference / "signature.json")
     member: Any = TARGETS[honest.name]
     open_ = coreml.evaluated if member.format == "coreml" else member.open
-    options = {
-        "open": reference_to(open_),
-        "taps": reference_to(member.taps),
-        "precision": reference_to(member.precision),
-        "no_runtime": "",
-        "precision_asked": member.precision_asked,
-        "layout": None,
-        "io": None,
-        "narrowed": {},
-        "pixels": [],
-        "labels": [],
-        "explain": "",
-        "parity": {},
-    }
+    options = asked_of(
+        member, open=reference_to(open_), no_runtime="", taps=reference_to(member.taps)
+    )
     verdict = verify(
         artifact=artifact,
         signature=read_signature(reference),

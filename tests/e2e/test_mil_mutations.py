@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from verdicts import asked_of
 
 from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.vectors import Vector
@@ -83,19 +84,7 @@ def judged(artifact: Path, vectors: list[Vector]) -> Verdict:
         artifact=artifact,
         signature=SIGNATURE,
         vectors=lambda: iter(vectors),
-        options={
-            "open": reference_to(coreml.evaluated),
-            "precision": reference_to(target.precision),
-            "no_runtime": "",
-            "precision_asked": "fp16",
-            "layout": None,
-            "io": None,
-            "narrowed": {},
-            "pixels": [],
-            "labels": [],
-            "explain": "",
-            "parity": {},
-        },
+        options=asked_of(target, open=reference_to(coreml.evaluated), no_runtime=""),
     )
 
 

@@ -30,19 +30,24 @@ def judged(
         artifact=artifact,
         signature=Signature.from_json(manifest),
         vectors=lambda: read_vectors(honest / "vectors.safetensors", manifest["vectors"]["cases"]),
-        options={
-            "open": reference_to(member.open),
-            "precision": reference_to(member.precision),
-            "no_runtime": member.no_runtime,
-            "precision_asked": member.precision_asked,
-            "layout": None,
-            "io": None,
-            "narrowed": {},
-            "pixels": [],
-            "labels": [],
-            "explain": "",
-            "parity": {},
-            **options,
-        },
+        options=asked_of(member, **options),
         labelled=labelled,
     )
+
+
+def asked_of(member: Any, **options: Any) -> dict[str, Any]:
+    """What `verify` is told of an artifact of a target, as `options` change it."""
+    return {
+        "open": reference_to(member.open),
+        "precision": reference_to(member.precision),
+        "no_runtime": member.no_runtime,
+        "precision_asked": member.precision_asked,
+        "layout": None,
+        "io": None,
+        "narrowed": {},
+        "pixels": [],
+        "labels": [],
+        "explain": "",
+        "parity": {},
+        **options,
+    }

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from crosscast.pipeline.errors import GateError
-from crosscast.pipeline.release.document import Entry, Release, parse
+from crosscast.pipeline.errors import GateError, RegistryError
+from crosscast.pipeline.release.document import RELEASE, Entry, Release, parse
 
 LARGEST = 16 << 20
 """Bytes of an index or `release.json`; more is not one."""
@@ -78,7 +78,22 @@ def check_same(release: Release, found: bytes, *, where: str) -> None:
     there = parse(found, where=where).digest
     if there != release.digest:
         raise GateError(
-            f"{where}: {release.model} {release.version} is published already with other bytes: "
+            f"{release.model} {release.version} is published in {where}, with other content: "
             f"digest {there[:12]}, not {release.digest[:12]}",
-            fix="a version never changes: release the new bytes under another one",
+            fix="a version never changes: release under another one (--bump patch)",
         )
+
+
+def released(registry: Registry, *, model: str, version: str, where: str) -> tuple[bytes, Release]:
+    """The release.json of a version that the index has, and what it tells. Raises RegistryError."""
+    name = f"{where}/{model}@{version}"
+    document = registry.document(model=model, version=version, name=RELEASE)
+    if document is None:
+        raise RegistryError(f"{name}: is in the index, but not there", fix="publish it again")
+    release = parse(document, where=name)
+    if (release.model, release.version) != (model, version):
+        raise RegistryError(
+            f"{name}: what is there is {release.model} {release.version}",
+            fix="it was damaged or tampered with: publish it again",
+        )
+    return document, release

@@ -20,16 +20,19 @@ from pathlib import Path
 
 from crosscast.pipeline import staging
 from crosscast.pipeline.config.fields import SEMVER, SLUG
-from crosscast.pipeline.errors import GateError, RegistryError
-from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release, parse
-from crosscast.pipeline.release.registries.base import Conflict, Index
+from crosscast.pipeline.errors import RegistryError
+from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release
+from crosscast.pipeline.release.registries.base import (
+    INDEX,
+    LARGEST,
+    Conflict,
+    Index,
+    check_same,
+)
 
-INDEX = "index.json"
 LOCK = ".lock"
 STAGED = ".staged."
 CHUNK = 1 << 20
-MOST = 16 * 2**20
-"""Bytes of a document; a release.json has a few hundred for each file."""
 
 
 class Directory:
@@ -85,15 +88,10 @@ class Directory:
 
     def _is_there(self, release: Release) -> bool:
         """Whether this very release is published; GateError where another is, of that version."""
-        version = release.version
-        found = self.document(model=release.model, version=version, name=RELEASE)
+        found = self.document(model=release.model, version=release.version, name=RELEASE)
         if found is None:
             return False
-        if parse(found, where=str(self._version(release.model, version))).digest != release.digest:
-            raise GateError(
-                f"{release.model} {version} is published in {self.root}, with other content",
-                fix="a version never changes: release under another one (--bump patch)",
-            )
+        check_same(release, found, where=str(self.root))
         return True
 
     def _replace(self, path: Path, content: bytes) -> None:
@@ -111,9 +109,9 @@ class Directory:
             except FileNotFoundError:
                 return None
             with os.fdopen(descriptor, "rb") as file:
-                content = file.read(MOST + 1)
-        if len(content) > MOST:
-            raise RegistryError(f"{path}: over {MOST >> 20} MiB, which no document here has")
+                content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise RegistryError(f"{path}: over {LARGEST >> 20} MiB, which no document here has")
         return content
 
     def _model(self, model: str) -> Path:

@@ -314,7 +314,7 @@ def test_a_full_disk_is_told(root: Path, monkeypatch: pytest.MonkeyPatch, capsys
     def full(*_: Any, **__: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(work, "bring", full)
+    monkeypatch.setattr(work, "bring_target", full)
     assert pull(root, "-t", "onnx") == StageError.exit_code
     assert "no space left on the disk" in capsys.readouterr().err
     assert not Path("m").exists()

@@ -20,8 +20,8 @@ from crosscast.pipeline.errors import GateError, RegistryError
 from crosscast.pipeline.release import channels
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, parse
 from crosscast.pipeline.release.registries import open_registry
-from crosscast.pipeline.release.registries.base import Conflict
-from crosscast.pipeline.release.registries.directory import MOST, Directory
+from crosscast.pipeline.release.registries.base import LARGEST, Conflict
+from crosscast.pipeline.release.registries.directory import Directory
 
 MOMENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir")
 """What Python says to audit hooks before it does it."""
@@ -157,7 +157,7 @@ def test_what_is_no_version_is_refused(registry: Directory, version: str) -> Non
 def test_an_endless_document_is_refused(registry: Directory, tmp_path: Path) -> None:
     publish(registry, tmp_path / "r")
     with (registry.root / "m/1.0.0" / RELEASE).open("r+b") as file:
-        file.truncate(MOST + 1)
+        file.truncate(LARGEST + 1)
     with pytest.raises(RegistryError, match="over 16 MiB"):
         registry.document(model="m", version="1.0.0", name=RELEASE)
 
