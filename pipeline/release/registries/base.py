@@ -91,9 +91,10 @@ def released(registry: Registry, *, model: str, version: str, where: str) -> tup
     if document is None:
         raise RegistryError(f"{name}: is in the index, but not there", fix="publish it again")
     release = parse(document, where=name)
-    if (release.model, release.version) != (model, version):
+    told = f"{release.model} {release.version}"
+    if told != f"{model} {version}":
         raise RegistryError(
-            f"{name}: what is there is {release.model} {release.version}",
+            f"{name}: its {RELEASE} is of {told}: what is there is {told} under another name",
             fix="it was damaged or tampered with: publish it again",
         )
     return document, release
