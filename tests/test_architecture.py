@@ -21,7 +21,7 @@ LAYERS = (
     ("pipeline.store", "pipeline.preprocess", "pipeline.parity", "pipeline.worker.usercode"),
     ("targets", "pipeline.sources", "pipeline.stages"),
     ("pipeline.config", "pipeline.fingerprint", "pipeline.worker", "pipeline.executors"),
-    ("pipeline.planner", "pipeline.fetch", "pipeline.repro"),
+    ("pipeline.planner", "pipeline.fetch", "pipeline.repro", "pipeline.ledger"),
     ("pipeline.runner", "pipeline.report", "pipeline.doctor"),
     ("pipeline.build", "pipeline.init", "pipeline.release"),
     ("pipeline.cli",),
