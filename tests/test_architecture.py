@@ -24,6 +24,7 @@ LAYERS = (
     ("pipeline.planner", "pipeline.fetch", "pipeline.repro"),
     ("pipeline.runner", "pipeline.report", "pipeline.doctor"),
     ("pipeline.build", "pipeline.init", "pipeline.release"),
+    ("pipeline.schedule",),
     ("pipeline.cli",),
 )
 TARGETS_MAY_IMPORT = (

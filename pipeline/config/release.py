@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from crosscast.pipeline.config.fields import CHANNEL, Model, problem
+from crosscast.pipeline.config.schedule import Hooks, ScheduleOrCron
 
 PEM = "-----BEGIN "
 """How a key begins that is given itself, in place of its file."""
@@ -94,3 +95,9 @@ class ReleasePolicy(Model):
         "text from a variable, such as ${RELEASE_KEY:-}; default unsigned.",
     )
     gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
+    schedule: ScheduleOrCron | None = Field(
+        default=None,
+        description="When `crosscast schedule` releases the model by itself: a cron expression, "
+        "or more.",
+    )
+    hooks: Hooks = Field(default=Hooks(), description="Who is told how a release has ended.")
