@@ -53,3 +53,13 @@ class Times:
         from cronsim import CronSim
 
         return CronSim(self.cron, datetime(2000, 1, 1, tzinfo=UTC))
+
+
+def local(moment: datetime, zone: str) -> str:
+    """A time for people: `2026-03-29 03:00 CEST`."""
+    return moment.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M %Z")
+
+
+def stamped(moment: datetime) -> str:
+    """A time to the second, for logs."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

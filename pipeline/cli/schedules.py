@@ -1,0 +1,65 @@
+"""Commands that release models at set times, and say what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crosscast.pipeline.cli.common import AsJson, Configs, app
+
+schedule = typer.Typer(no_args_is_help=True, help="Release models at set times.")
+app.add_typer(schedule, name="schedule")
+
+
+@schedule.command(epilog="Example: crosscast schedule run configs/iris-forest.yaml")
+def run(
+    configs: Configs,
+    once: Annotated[
+        bool, typer.Option("--once", help="Do what was missed since the last time, then end.")
+    ] = False,
+) -> None:
+    """Release and verify models at the times of their `release: schedule`, until it is stopped.
+
+    One run at a time, each a process of its own; times that come while it runs are skipped. What
+    was missed while nothing ran is done once (`catch_up: skip`: not at all). A schedule that has
+    changed counts from the next start on.
+
+    Exit codes: 0 stopped by SIGTERM or Ctrl-C; 130 the same during a run; 2 usage or config, or
+    another process has the schedule. With --once that of the worst run.
+    """
+    from crosscast.pipeline.config.load import load
+    from crosscast.pipeline.schedule.clock import Clock
+    from crosscast.pipeline.schedule.daemon import Daemon
+    from crosscast.pipeline.schedule.scheduled import Scheduled
+    from crosscast.pipeline.schedule.times import stamped
+
+    def say(text: str) -> None:
+        typer.echo(f"{stamped(clock.now())}  {text}")
+
+    with Clock() as clock:
+        found = [Scheduled(load(path), say=say) for path in configs]
+        raise typer.Exit(Daemon(found, clock=clock).run(once=once))
+
+
+@schedule.command(epilog="Example: crosscast schedule status configs/iris-forest.yaml")
+def status(
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Config files. Default: all that were scheduled.", show_default=False),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Say when each job comes next, what came of the last ones, and what was missed or skipped."""
+    import json
+    from datetime import UTC, datetime
+
+    from crosscast.pipeline.schedule import status as statuses
+
+    found = statuses.of(configs or (), datetime.now(UTC))
+    if json_:
+        told = [entry.to_json() for entry in found]
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+    else:
+        typer.echo(statuses.describe(found))
