@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from crosscast.pipeline.cli.common import AsJson, Configs, app
+from crosscast.pipeline.cli.common import AsJson, Configs, OneConfig, app
 
 schedule = typer.Typer(no_args_is_help=True, help="Release models at set times.")
 app.add_typer(schedule, name="schedule")
@@ -63,3 +63,34 @@ def status(
         typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
     else:
         typer.echo(statuses.describe(found))
+
+
+@schedule.command(epilog="Example: crosscast schedule export systemd configs/iris-forest.yaml")
+def export(
+    kind: Annotated[
+        str,
+        typer.Argument(help="systemd, cron, github, gitlab or kubernetes.", show_default=False),
+    ],
+    config: OneConfig,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Directory of the files. Default: they are printed."),
+    ] = None,
+    image: Annotated[
+        str, typer.Option("--image", help="Kubernetes: the image with crosscast and the project.")
+    ] = "",
+) -> None:
+    """Write the schedule of a config for others to keep, in place of `schedule run`.
+
+    Jobs are started in the directory that this is run in; for GitHub, GitLab and Kubernetes that
+    is the root of the project.
+    """
+    from crosscast.pipeline.config.load import load
+    from crosscast.pipeline.schedule.export import exported, write
+
+    files = exported(kind, load(config), folder=Path.cwd(), image=image)
+    if out is None:
+        headed = [f"# {name}\n{text}" for name, text in files.items()] if len(files) > 1 else []
+        typer.echo("\n".join(headed or files.values()), nl=False)
+    else:
+        typer.echo("\n".join(map(str, write(files, out))))

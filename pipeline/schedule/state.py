@@ -124,7 +124,7 @@ class Book:
     @classmethod
     def of(cls, config: Path, *, model: str) -> Book:
         """That of a config."""
-        return cls(_root() / f"{model}-{of_json(str(config.absolute()))[:8]}")
+        return cls(_root() / f"{model}-{of_json(str(config.resolve()))[:8]}")
 
     def read(self) -> State | None:
         """What is written there; None where nothing is. Raises ValueError, in words."""

@@ -126,3 +126,9 @@ def test_one_daemon_has_it(book: Book) -> None:
         ):
             pass
     assert book.daemon() is None
+
+
+def test_a_config_has_one_book_however_its_path_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    spellings = (tmp_path / "m.yaml", tmp_path / "x" / ".." / "m.yaml", tmp_path / "link/m.yaml")
+    assert len({Book.of(path, model="m").folder for path in spellings}) == 1
