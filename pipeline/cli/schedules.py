@@ -9,7 +9,7 @@ import typer
 
 from crosscast.pipeline.cli.common import AsJson, Configs, OneConfig, app
 
-schedule = typer.Typer(no_args_is_help=True, help="Release models at set times.")
+schedule = typer.Typer(help="Release models at set times.")
 app.add_typer(schedule, name="schedule")
 
 
@@ -20,11 +20,11 @@ def run(
         bool, typer.Option("--once", help="Do what was missed since the last time, then end.")
     ] = False,
 ) -> None:
-    """Release and verify models at the times of their `release: schedule`, until it is stopped.
+    """Release and verify models at their times.
 
-    One run at a time, each a process of its own; times that come while it runs are skipped. What
-    was missed while nothing ran is done once (`catch_up: skip`: not at all). A schedule that has
-    changed counts from the next start on.
+    It stays until it is stopped. One run at a time, each a process of its own; times that come
+    while it runs are skipped. What was missed while nothing ran is done once (`catch_up: skip`: not
+    at all). A schedule that has changed counts from the next start on.
 
     Exit codes: 0 stopped by SIGTERM or Ctrl-C; 130 the same during a run; 2 usage or config, or
     another process has the schedule. With --once that of the worst run.
@@ -51,7 +51,7 @@ def status(
     ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Say when each job comes next, what came of the last ones, and what was missed or skipped."""
+    """Show what comes next, the last runs, what was missed."""
     import json
     from datetime import UTC, datetime
 
@@ -80,10 +80,10 @@ def export(
         str, typer.Option("--image", help="Kubernetes: the image with crosscast and the project.")
     ] = "",
 ) -> None:
-    """Write the schedule of a config for others to keep, in place of `schedule run`.
+    """Write a schedule for others to keep.
 
-    Jobs are started in the directory that this is run in; for GitHub, GitLab and Kubernetes that
-    is the root of the project.
+    It takes the place of `schedule run`. Jobs are started in the directory that this is run in; for
+    GitHub, GitLab and Kubernetes that is the root of the project.
     """
     from crosscast.pipeline.config.load import load
     from crosscast.pipeline.schedule.export import exported, write
