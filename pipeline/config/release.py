@@ -94,10 +94,10 @@ class ReleasePolicy(Model):
         description="Private key that signs, which `crosscast keygen` makes: a PEM file, or its "
         "text from a variable, such as ${RELEASE_KEY:-}; default unsigned.",
     )
-    gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
     schedule: ScheduleOrCron | None = Field(
         default=None,
         description="When `crosscast schedule` releases the model by itself: a cron expression, "
         "or more.",
     )
     hooks: Hooks = Field(default=Hooks(), description="Who is told how a release has ended.")
+    gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
