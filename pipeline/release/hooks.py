@@ -14,11 +14,12 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
 from crosscast.pipeline import web
 from crosscast.pipeline.config.schedule import Hook, Hooks
+from crosscast.pipeline.config.schema import Config
 
 SCHEMA = 1
 LIMIT = 60.0
@@ -46,6 +47,17 @@ class Outcome:
     registry: str = ""
     channel: str = ""
     log: str = ""
+
+    @classmethod
+    def of(cls, config: Config, *, registry: str = "", **given: Any) -> Outcome:
+        """That of a config's release; registry: where it goes, by default the config's."""
+        place = registry or config.release.registry
+        return cls(
+            model=config.model,
+            registry=web.shown(place) if "://" in place else place,
+            channel=config.release.channel or "",
+            **given,
+        )
 
     @property
     def status(self) -> str:

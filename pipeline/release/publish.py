@@ -31,7 +31,6 @@ from crosscast.pipeline.release.registries.directory import Directory
 from crosscast.pipeline.release.signing import read_private, sign
 from crosscast.pipeline.runner import Settings
 from crosscast.pipeline.store import Store
-from crosscast.pipeline.web import shown
 
 STAGED = ".release."
 PARTS = ("major", "minor", "patch")
@@ -82,14 +81,13 @@ def release(
     """
 
     def tell(code: int, said: str, version: str = "") -> None:
-        outcome = hooks.Outcome(
+        outcome = hooks.Outcome.of(
+            config,
+            registry=wanted.registry,
             event="release",
-            model=config.model,
             code=code,
             said=said,
             version=version,
-            registry=_shown(wanted.registry or config.release.registry),
-            channel=config.release.channel or "",
             log=os.environ.get(hooks.LOG, ""),
         )
         for hook, why in hooks.tell(config.release.hooks, outcome, folder=config.path.parent):
@@ -104,10 +102,6 @@ def release(
     if ended.code or ended.version:
         told(ended.code, ended.said, ended.version)
     return ended
-
-
-def _shown(registry: str) -> str:
-    return shown(registry) if "://" in registry else registry
 
 
 class _Releaser:

@@ -116,8 +116,8 @@ class Daemon:
         while (code := process.poll()) is None and not self.clock.stopping:
             self.clock.wait(TICK.total_seconds())
             self._look()
-        stopped = code is None
         ended = process.stop() if code is None else code
+        stopped = code is None and ended != EXIT_OK  # it may just have been done
         it.end(name, ended, now=self._look(), stopped=stopped)
         self.codes.append(ended)
         return not stopped

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crosscast.pipeline.config.load import load
 from crosscast.pipeline.config.schema import Config
-from crosscast.pipeline.errors import EXIT_INTERRUPTED, ConfigError
+from crosscast.pipeline.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError
 from crosscast.pipeline.release import hooks
 from crosscast.pipeline.schedule import jobs
 from crosscast.pipeline.schedule.due import Due, due
@@ -112,15 +112,13 @@ class Scheduled:
 
     def _told(self, name: Name, ended: jobs.Ending) -> tuple[str, ...]:
         """Tell what a run that has failed could not tell itself; gives what failed of that."""
-        untold = name == "verify" or ended.code < 0 or not _loads(self.config.path)
-        if ended.code in (0, EXIT_INTERRUPTED) or not untold:
+        if ended.code in (EXIT_OK, EXIT_INTERRUPTED):
             return ()
-        outcome = hooks.Outcome(
-            event=name,
-            model=self.config.model,
-            code=ended.code,
-            said=ended.said,
-            log=self.state.jobs[name].history[-1].log,
+        if name == "release" and ended.code > 0 and _loads(self.config.path):
+            return ()
+        log = self.state.jobs[name].history[-1].log
+        outcome = hooks.Outcome.of(
+            self.config, event=name, code=ended.code, said=ended.said, log=log
         )
         folder = self.config.path.parent
         failed = hooks.tell(self.config.release.hooks, outcome, folder=folder)

@@ -48,16 +48,17 @@ class Clock:
 
 
 class Run:
-    """A job that takes some time. stubborn: it does not care to be stopped."""
+    """A job that takes some time. stopped: its exit code where it is told to stop."""
 
-    def __init__(self, clock: Clock, takes: timedelta, code: int) -> None:
+    def __init__(self, clock: Clock, takes: timedelta, code: int, stopped: int) -> None:
         self.clock, self.ends, self.code = clock, clock.now() + takes, code
+        self.stopped = stopped
 
     def poll(self) -> int | None:
         return self.code if self.clock.now() >= self.ends else None
 
     def stop(self) -> int:
-        return 130
+        return self.stopped
 
 
 class Machine:
@@ -66,7 +67,7 @@ class Machine:
     def __init__(self, root: Path, start: str, *, until: str) -> None:
         self.root = root
         self.clock = Clock(utc(start), until=utc(until))
-        self.takes, self.code = timedelta(seconds=10), 0
+        self.takes, self.code, self.stopped = timedelta(seconds=10), 0, 130
         self.version = "1.0.1"
         self.started: list[tuple[datetime, Sequence[str]]] = []
         self.said: list[str] = []
@@ -88,7 +89,7 @@ class Machine:
         log.parent.mkdir(parents=True, exist_ok=True)
         told = {"event": "released", "said": "as said", "version": self.version}
         log.write_text(json.dumps(told) + "\n")
-        return Run(self.clock, self.takes, self.code)
+        return Run(self.clock, self.takes, self.code, self.stopped)
 
     def starts(self) -> list[str]:
         return [f"{time:%d %H:%M}" for time, _ in self.started]

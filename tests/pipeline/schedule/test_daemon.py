@@ -131,6 +131,13 @@ def test_a_job_is_stopped_with_it(tmp_path: Path) -> None:
     assert entry.said == "it was stopped with the daemon"
 
 
+def test_a_job_that_was_done_as_it_was_told_to_stop_is_done(tmp_path: Path) -> None:
+    it = machine(tmp_path, until="2026-01-01T01:10")
+    it.takes, it.stopped = timedelta(hours=1), 0
+    assert it.run(it.config(HOURLY)) == 0
+    assert it.history() == [("published", "01 01:00", 1)]
+
+
 class Killed(BaseException):
     """What ends the daemon at once."""
 
