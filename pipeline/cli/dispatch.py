@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from crosscast.pipeline.cli import builds, health, pulls, releases
+from crosscast.pipeline.cli import builds, health, pulls, releases, schedules
 from crosscast.pipeline.cli.common import app
 from crosscast.pipeline.errors import (
     EXIT_BUG,
@@ -21,7 +21,7 @@ from crosscast.pipeline.errors import (
     StageError,
 )
 
-COMMANDS = (builds, health, pulls, releases)
+COMMANDS = (builds, health, pulls, releases, schedules)
 """Each registers its commands with `app` as it is imported."""
 
 
