@@ -96,10 +96,19 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
     Raises ParityError where a file is not the one that was proven, StageError where the worker
     did not succeed, ToolchainError where the target's runtime is not installed.
     """
+    with LocalExecutor(cache=store.root) as executor:
+        return verify_by(executor, artifact, store=store, settings=settings)
+
+
+def verify_by(
+    executor: LocalExecutor, artifact: Path, *, store: Store, settings: Settings, scope: str = ""
+) -> dict[str, Any]:
+    """`verify` by an executor that is there. scope: what its log is kept by, default its path."""
     manifest = manifests.read(artifact)
     manifests.check_files(artifact, manifest)
-    with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
-        verdict = _Bench(artifact, manifest, store, settings, workspace, executor).verdict()
+    with store.workspace() as workspace:
+        bench = _Bench(artifact, manifest, store, settings, workspace, executor, scope)
+        verdict = bench.verdict()
     return with_task(verdict, manifest["verdict"].get("task"))
 
 
@@ -150,6 +159,7 @@ class _Bench:
     settings: Settings
     workspace: Workspace
     executor: LocalExecutor
+    scope: str = ""
 
     def verdict(self) -> dict[str, Any]:
         """What `verify` finds."""
@@ -192,7 +202,7 @@ class _Bench:
                 },
                 options=options,
                 out=out,
-                log=self.store.log(str(self.artifact.absolute()), stage),
+                log=self.store.log(self.scope or str(self.artifact.absolute()), stage),
                 limits=self.settings.limits,
             )
         )

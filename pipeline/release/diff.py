@@ -78,7 +78,7 @@ def compare(
         *(_added(name) for name in new if name not in old),
     ]
     for name in (name for name in new if name in old):
-        numbers += [_size(name, old[name], new[name]), *_snrs(name, old[name], new[name])]
+        numbers += [_size(name, old[name], new[name]), *snrs(name, old[name], new[name])]
         numbers += _metric(name, old[name], new[name])
         changes += _interface(name, old[name], new[name])
         timing = (timings or {}).get(name)
@@ -180,7 +180,8 @@ def _latency(target: str, timing: Timing) -> Number:
     )
 
 
-def _snrs(target: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Number]:
+def snrs(target: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Number]:
+    """The worst SNR of each output that has one in both, as `release.json` tells of a target."""
     worst = new["verdict"].get("worst", {})
     for output, row in old["verdict"].get("worst", {}).items():
         before, after = _snr(row), _snr(worst.get(output))

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crosscast.pipeline.release.devices import Choice
     from crosscast.pipeline.release.document import Release
+    from crosscast.pipeline.release.located import Located
     from crosscast.pipeline.release.pull import Found, Pulled
 
 MIB = 2**20
 
 
-def headline(found: Found, *, signed: bool) -> str:
+def headline(found: Found | Located, *, signed: bool) -> str:
     """Which release it is."""
     release = found.release
     said = "signature right" if signed else "signature not checked: no --key"

@@ -47,7 +47,7 @@ def test_a_release_is_found_by_its_directory(shelf: Path, tmp_path: Path) -> Non
     [
         ("m@2.0.0", RegistryError, "has no version '2.0.0'"),
         ("m@beta", RegistryError, "has no channel 'beta'"),
-        ("other", RegistryError, "there is no release of "),
+        ("other", RegistryError, "has no model 'other'"),
         ("a b", ConfigError, "names no release"),
     ],
 )
