@@ -15,6 +15,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from crosscast.pipeline.config.devices import Device
 from crosscast.pipeline.config.fields import CHANNEL, Model, problem
 
 PEM = "-----BEGIN "
@@ -94,3 +95,8 @@ class ReleasePolicy(Model):
         "text from a variable, such as ${RELEASE_KEY:-}; default unsigned.",
     )
     gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
+    devices: dict[str, Device] = Field(
+        default={},
+        description="Devices of your own, by name, which come with the release: whoever pulls it "
+        "names them as those that everybody has.",
+    )

@@ -5,58 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import Field
+from pydantic import ValidationError
 
-from crosscast.pipeline.config.fields import Model, did_you_mean
+from crosscast.pipeline.config.devices import (
+    CORE_ML,
+    Device,
+    DeviceLimits,
+    Profiles,
+    check,
+    ours,
+    whole,
+)
+from crosscast.pipeline.config.fields import did_you_mean
 from crosscast.pipeline.errors import ConfigError, RegistryError
-from crosscast.pipeline.release.document import Release
-
-PROFILES = Path(__file__).parents[2] / "targets" / "devices.yaml"
-
-CoreMl = Literal["iOS15", "iOS16", "iOS17", "iOS18"]
-CORE_ML: tuple[str, ...] = get_args(CoreMl)
-
-
-class Limits(Model):
-    """What a device cannot do; whatever is not given is not limited."""
-
-    coreml: CoreMl | None = Field(
-        default=None,
-        description="Newest deployment target of Core ML that it can run; macOS 12 to 15 are "
-        "iOS15 to iOS18.",
-    )
-    opset: int | None = Field(
-        default=None, ge=1, description="Newest opset of ONNX that its runtime has."
-    )
-    size: int | None = Field(
-        default=None, ge=1, description="Bytes that the model's files may have in all."
-    )
-    static: bool = Field(default=False, description="Every dimension has to have one size.")
-    integer: bool = Field(
-        default=False,
-        description="Every operator has to be integer, inputs and outputs too (`io: int8`).",
-    )
-
-
-class Device(Model):
-    """A kind of device: what it takes, best first."""
-
-    summary: str = Field(default="", description="What it is, and what decides the ranking.")
-    like: str | None = Field(
-        default=None, description="Another profile; what is given here replaces what it says."
-    )
-    targets: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Names of targets, the one that suits best first."
-    )
-    limits: Limits = Field(default=Limits(), description="What it cannot do.")
-
-
-class Profiles(Model):
-    """A file of devices."""
-
-    devices: dict[str, Device] = Field(description="Devices by name.")
+from crosscast.pipeline.release.document import DEVICES, Release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,19 +52,47 @@ class Choice:
                 yield f"{entry.target}: fits, but is ranked lower"
 
 
-def profiles(given: Path | None = None) -> dict[str, Device]:
-    """All devices by name, with what `like` brings; those of a file of the user's go before ours.
+def profiles(
+    given: Path | None = None, *, shipped: Mapping[str, Device] | None = None
+) -> dict[str, Device]:
+    """All devices by name, with what `like` brings; those of a file of the user's go before those
+    that come with a release, and these before ours.
 
     Raises ConfigError with every mistake of that file, and its line.
     """
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    ours = yaml.load(PROFILES.read_bytes(), Loader=loader)
-    known = Profiles.model_validate(ours).devices
+    known = {**ours(), **(shipped or {})}
     if given is not None:
         known |= _read(given, known)
-    return {name: _whole(name, known) for name in known}
+    return {name: whole(name, known) for name in known}
+
+
+def to_ship(own: Mapping[str, Device]) -> dict[str, Any]:
+    """Devices of a config as a release has them: complete, since ours may be others by the time
+    that it is pulled. JSON-able.
+    """
+    known = {**ours(), **own}
+    return {name: whole(name, known).model_dump(mode="json", exclude_defaults=True) for name in own}
+
+
+def shipped(release: Release) -> dict[str, Device]:
+    """The devices that come with a release. Raises RegistryError where they cannot be used."""
+    try:
+        found = Profiles(devices=release.content.get(DEVICES, {})).devices
+        lacking = [name for name in found if not _complete(found[name])]
+        wrong = f"{lacking[0]} is not complete" if lacking else ""
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+    if wrong:
+        raise RegistryError(
+            f"{release.model} {release.version}: its devices cannot be used: {wrong}",
+            fix="use the crosscast that published it, or pull by --target",
+        )
+    return found
+
+
+def _complete(device: Device) -> bool:
+    return device.like is None and device.targets is not None
 
 
 def find(name: str, known: Mapping[str, Device]) -> Device:
@@ -141,7 +133,7 @@ def choose(release: Release, name: str, device: Device) -> Choice:
     )
 
 
-def _why_not(release: Release, target: str, limits: Limits) -> str:
+def _why_not(release: Release, target: str, limits: DeviceLimits) -> str:
     """Why the target cannot be taken, as the rest of a sentence on it; empty where it can."""
     artifact = release.content["artifacts"].get(target)
     if artifact is None:
@@ -157,7 +149,7 @@ def _passed(release: Release, target: str) -> bool:
     return bool(release.content["artifacts"][target]["verdict"]["status"] == "passed")
 
 
-def _exceeded(artifact: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+def _exceeded(artifact: Mapping[str, Any], limits: DeviceLimits) -> Iterator[str]:
     """What the artifact has of what the device has not."""
     options = artifact["options"]
     minimum = options.get("minimum")
@@ -183,55 +175,19 @@ def _floats(artifact: Mapping[str, Any]) -> str:
     return ", ".join(tensor["name"] for tensor in tensors if "float" in tensor["dtype"])
 
 
-def _whole(name: str, known: Mapping[str, Device]) -> Device:
-    """The profile with what those that it is like say."""
-    device = known[name]
-    if device.like is None:
-        return device
-    base = _whole(device.like, known)
-    limits = {**base.limits.model_dump(), **device.limits.model_dump(exclude_unset=True)}
-    return Device(
-        summary=device.summary or base.summary,
-        targets=device.targets or base.targets,
-        limits=Limits(**limits),
-    )
-
-
-def _read(path: Path, ours: Mapping[str, Device]) -> dict[str, Device]:
+def _read(path: Path, known: Mapping[str, Device]) -> dict[str, Device]:
     """The devices of a file of the user's."""
     import os
 
     from crosscast.pipeline.config.document import Document
     from crosscast.pipeline.config.load import read_text
     from crosscast.pipeline.config.wording import validated
-    from crosscast.targets import TARGETS
 
     document = Document(name=str(path), environ=os.environ)
     document.read(read_text(path))
     found = validated(document, Profiles, context={})
-    known = {**ours, **(found.devices if found else {})}
-    for name, device in found.devices.items() if found else ():
-        for index, target in enumerate(device.targets or ()):
-            if target not in TARGETS:
-                what = f"there is no target '{target}'{did_you_mean(target, TARGETS)}"
-                document.add(("devices", name, "targets", index), what)
-        if device.like is not None and (what := _bad_base(name, known)):
-            document.add(("devices", name, "like"), what)
-        if device.like is None and device.targets is None:
-            document.add(("devices", name), "says neither 'targets' nor what it is 'like'")
+    if found is not None:
+        check(document, ("devices",), found.devices, {**known, **found.devices})
     if found is None or document.lines:
         raise ConfigError("\n".join(text for _, text in sorted(document.lines)))
     return found.devices
-
-
-def _bad_base(name: str, known: Mapping[str, Device]) -> str:
-    """What is wrong with what a device is like; empty where nothing is."""
-    seen, now = [name], known[name].like
-    while now is not None:
-        if now in seen:
-            return f"goes in a circle: {' -> '.join((*seen, now))}"
-        if now not in known:
-            return f"there is no device '{now}'{did_you_mean(now, known)}"
-        seen.append(now)
-        now = known[now].like
-    return ""

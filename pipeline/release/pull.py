@@ -101,7 +101,7 @@ def choose(
             fix="`crosscast devices` lists the devices, `pull … --list` the targets",
         )
     if device is not None:
-        known = devices.profiles(profiles)
+        known = devices.profiles(profiles, shipped=devices.shipped(found.release))
         return devices.choose(found.release, device, devices.find(device, known))
     assert target is not None
     require_target(found.release, target)

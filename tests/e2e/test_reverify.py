@@ -47,8 +47,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, overlays: Path) -> Iterator[
     (root / "cache").mkdir()
     (root / "cache/overlays").symlink_to(overlays)
     text = (CONFIGS / "silero-vad.yaml").read_text().replace("zoo/", f"{CONFIGS}/zoo/")
-    config = {**yaml.safe_load(text), "targets": dict.fromkeys(TARGETS), "release": {}}
-    config["release"]["channel"] = "stable"
+    config = {**yaml.safe_load(text), "targets": dict.fromkeys(TARGETS)}
+    kiosk = {"summary": "Ours", "like": "pixel-8", "targets": ["tflite-fp32"]}
+    config["release"] = {"channel": "stable", "devices": {"kiosk": kiosk}}
     (root / "config.yaml").write_text(json.dumps(config))
     for words in (
         ("keygen", "-o", root / "keys"),
@@ -101,6 +102,13 @@ def test_a_corrupted_file_is_refused_by_its_digest(place: str, mine: Shelf, caps
     assert "onnx/model.onnx of silero-vad" in said.err
     assert "is not the file that was released" in said.err
     assert "proven" not in said.out
+
+
+def test_a_device_of_the_config_is_known_to_who_pulls(shelf: Shelf, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    words = [f"{shelf.http}/silero-vad", "--device", "kiosk", "--key", str(shelf.key), "-o", out]
+    assert cli.run(["pull", *words]) == 0
+    assert manifest.read(tmp_path / "out")["target"] == "tflite-fp32"
 
 
 def falsified(mine: Shelf, root: Path) -> Path:

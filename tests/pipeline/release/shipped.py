@@ -26,8 +26,11 @@ def made(
     targets: Iterable[str] = ("onnx",),
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     key: Path | None = None,
+    **parts: Any,
 ) -> Release:
-    """A release's directory. changes: what its document says otherwise, by target."""
+    """A release's directory. changes: what its document says otherwise, by target. parts: what
+    else is in its document.
+    """
     artifacts = {}
     for target in targets:
         files = {"model.bin": target.encode() + data, "sub/part.bin": data * 3, "USAGE.md": b"#\n"}
@@ -38,7 +41,7 @@ def made(
             (folder / target / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / target / path).write_bytes(held)
         artifacts[target] = artifact(files=files, **(changes or {}).get(target, {}))
-    release = Release(content=content(artifacts, model=model, version=version))
+    release = Release(content={**content(artifacts, model=model, version=version), **parts})
     text = json.dumps(release.content).encode()
     (folder / RELEASE).write_bytes(text)
     if key is not None:

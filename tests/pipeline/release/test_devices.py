@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from releases import artifact, content
 
+from crosscast.pipeline.config.devices import Device, DeviceLimits
 from crosscast.pipeline.errors import ConfigError, RegistryError
-from crosscast.pipeline.release.devices import Device, Limits, choose, find, profiles
+from crosscast.pipeline.release.devices import choose, find, profiles, shipped, to_ship
 from crosscast.pipeline.release.document import Release
 from crosscast.targets import TARGETS
 
@@ -27,7 +29,7 @@ def release(**artifacts: dict[str, Any]) -> Release:
 
 
 def device(*targets: str, **limits: Any) -> Device:
-    return Device(targets=targets, limits=Limits(**limits))
+    return Device(targets=targets, limits=DeviceLimits(**limits))
 
 
 def test_every_profile_names_targets_that_there_are() -> None:
@@ -111,9 +113,51 @@ def test_own_devices_build_on_ours(tmp_path: Path) -> None:
     )
     known = profiles(path)
     assert known["kiosk"].targets == known["microcontroller"].targets
-    assert known["kiosk"].limits == Limits(static=True, integer=True, size=5)
+    assert known["kiosk"].limits == DeviceLimits(static=True, integer=True, size=5)
     assert known["panel"].targets == ("onnx",)
     assert "pixel-8" in known
+
+
+def test_a_file_goes_before_a_release_and_that_before_ours(tmp_path: Path) -> None:
+    shipped = {"pixel-8": device("onnx"), "kiosk": device("onnx"), "android": device("ort")}
+    path = tmp_path / "mine.yaml"
+    path.write_text("devices: {kiosk: {targets: [ort]}, panel: {like: pixel-8}}\n")
+    known = profiles(path, shipped=shipped)
+    assert known["kiosk"].targets == ("ort",)
+    assert known["pixel-8"].targets == known["panel"].targets == ("onnx",)
+    assert known["pixel-9"].targets == ("ort",)  # like android
+    assert known["node"] == profiles()["node"]
+
+
+def test_devices_are_complete_in_a_release() -> None:
+    own = {
+        "kiosk": Device(like="ipad-9", summary="Ours", limits=DeviceLimits(coreml="iOS16")),
+        "panel": Device(like="kiosk", limits=DeviceLimits(coreml=None, size=5)),
+    }
+    told = json.loads(json.dumps(to_ship(own)))
+    assert told["kiosk"]["limits"] == {"coreml": "iOS16"}
+    assert told["panel"]["limits"] == {"size": 5}
+    assert told["kiosk"]["targets"] == list(profiles()["ipad-9"].targets or ())
+    found = shipped(Release(content={**content({}), "devices": told}))
+    assert found["kiosk"].limits == DeviceLimits(coreml="iOS16")
+    assert (found["panel"].summary, found["panel"].like) == ("Ours", None)
+    assert shipped(Release(content=content({}))) == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (None, "valid dict"),
+        ([], "valid dict"),
+        ({"kiosk": {"targets": []}}, r"kiosk\.targets: .* at least 1 item"),
+        ({"kiosk": {"targets": ["onnx"], "limits": {"npu": 1}}}, r"kiosk\.limits\.npu: Extra"),
+        ({"kiosk": {"summary": "nothing"}}, "kiosk is not complete"),
+        ({"a": {"like": "b", "targets": ["onnx"]}}, "a is not complete"),
+    ],
+)
+def test_devices_of_a_release_that_cannot_be_used(told: Any, said: str) -> None:
+    with pytest.raises(RegistryError, match=f"m 1.0.0: its devices cannot be used: .*{said}"):
+        shipped(Release(content={**content({}), "devices": told}))
 
 
 def test_every_mistake_of_own_devices_is_told_with_its_line(tmp_path: Path) -> None:
