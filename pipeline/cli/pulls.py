@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosscast.pipeline.cli.common import app
+
+if TYPE_CHECKING:
+    from crosscast.pipeline.config.profiles import Written
 
 
 @app.command(epilog="Example: crosscast pull ./artifacts/m@stable --device pixel-8 -o model")
@@ -83,10 +86,16 @@ def devices(
     ] = None,
 ) -> None:
     """List the devices that `pull` knows, and the targets that each takes, best first."""
-    from crosscast.pipeline.config.load import load
     from crosscast.pipeline.release import wording
     from crosscast.pipeline.release.devices import profiles
 
-    shipped = load(config).release.devices if config else {}
-    for name, device in profiles(devices, shipped=shipped).items():
+    own = _devices_of(config) if config else {}
+    for name, device in profiles(devices, shipped=own).items():
         typer.echo(wording.device(name, device))
+
+
+def _devices_of(config: Path) -> dict[str, Written]:
+    from crosscast.pipeline.config.devices import written
+    from crosscast.pipeline.config.load import load
+
+    return written(load(config).release.devices)

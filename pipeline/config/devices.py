@@ -1,22 +1,18 @@
-"""Devices: what each takes, and what it cannot do. Those that everybody has are in
-`targets/devices.yaml`; a config adds its own, and so does a file of the same form.
-"""
+"""The keys of a device's profile: in a config, or in a file of devices."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field
 
 from crosscast.pipeline.config.document import Document, Loc
-from crosscast.pipeline.config.fields import Model, did_you_mean
-
-PROFILES = Path(__file__).parents[2] / "targets" / "devices.yaml"
+from crosscast.pipeline.config.fields import Model
+from crosscast.pipeline.config.names import did_you_mean
+from crosscast.pipeline.config.profiles import Written
 
 CoreMl = Literal["iOS15", "iOS16", "iOS17", "iOS18"]
-CORE_ML: tuple[str, ...] = get_args(CoreMl)
 
 
 class DeviceLimits(Model):
@@ -40,7 +36,7 @@ class DeviceLimits(Model):
     )
 
 
-class Device(Model):
+class Profile(Model):
     """A kind of device: what it takes, best first."""
 
     summary: str = Field(default="", description="What it is, and what decides the ranking.")
@@ -56,58 +52,45 @@ class Device(Model):
 class Profiles(Model):
     """A file of devices."""
 
-    devices: dict[str, Device] = Field(description="Devices by name.")
+    devices: dict[str, Profile] = Field(description="Devices by name.")
 
 
-def ours() -> dict[str, Device]:
-    """The devices that everybody has."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return Profiles.model_validate(yaml.load(PROFILES.read_bytes(), Loader=loader)).devices
-
-
-def whole(name: str, known: Mapping[str, Device]) -> Device:
-    """The profile with what those that it is like say."""
-    device = known[name]
-    if device.like is None:
-        return device
-    base = whole(device.like, known)
-    limits = {**base.limits.model_dump(), **device.limits.model_dump(exclude_unset=True)}
-    return Device(
-        summary=device.summary or base.summary,
-        targets=device.targets or base.targets,
-        limits=DeviceLimits(**limits),
-    )
+def written(profiles: Mapping[str, Profile]) -> dict[str, Written]:
+    """What was written of profiles, JSON-able."""
+    return {
+        name: profile.model_dump(mode="json", exclude_unset=True)
+        for name, profile in profiles.items()
+    }
 
 
 def check(
-    document: Document, at: Loc, own: Mapping[str, Device], known: Mapping[str, Device]
+    document: Document, at: Loc, own: Mapping[str, Written], known: Mapping[str, Written]
 ) -> None:
-    """Note what is wrong with devices that stand in a document at a place; `known` are those that
+    """Note what is wrong with profiles that stand in a document at a place; `known` are those that
     they may be like, themselves included.
     """
     from crosscast.targets import TARGETS
 
-    for name, device in own.items():
-        for index, target in enumerate(device.targets or ()):
+    for name, profile in own.items():
+        targets, like = profile.get("targets"), profile.get("like")
+        for index, target in enumerate(targets or ()):
             if target not in TARGETS:
                 what = f"there is no target '{target}'{did_you_mean(target, TARGETS)}"
                 document.add((*at, name, "targets", index), what)
-        if device.like is not None and (what := _bad_base(name, known)):
+        if like is not None and (what := _bad_base(name, known)):
             document.add((*at, name, "like"), what)
-        if device.like is None and device.targets is None:
+        if like is None and targets is None:
             document.add((*at, name), "says neither 'targets' nor what it is 'like'")
 
 
-def _bad_base(name: str, known: Mapping[str, Device]) -> str:
+def _bad_base(name: str, known: Mapping[str, Written]) -> str:
     """What is wrong with what a device is like; empty where nothing is."""
-    seen, now = [name], known[name].like
+    seen, now = [name], known[name]["like"]
     while now is not None:
         if now in seen:
             return f"goes in a circle: {' -> '.join((*seen, now))}"
         if now not in known:
             return f"there is no device '{now}'{did_you_mean(now, known)}"
         seen.append(now)
-        now = known[now].like
+        now = known[now].get("like")
     return ""

@@ -15,8 +15,9 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from crosscast.pipeline.config.devices import Device
-from crosscast.pipeline.config.fields import CHANNEL, Model, problem
+from crosscast.pipeline.config.devices import Profile
+from crosscast.pipeline.config.fields import Model, problem
+from crosscast.pipeline.config.names import CHANNEL
 
 PEM = "-----BEGIN "
 """How a key begins that is given itself, in place of its file."""
@@ -95,7 +96,7 @@ class ReleasePolicy(Model):
         "text from a variable, such as ${RELEASE_KEY:-}; default unsigned.",
     )
     gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
-    devices: dict[str, Device] = Field(
+    devices: dict[str, Profile] = Field(
         default={},
         description="Devices of your own, by name, which come with the release: whoever pulls it "
         "names them as those that everybody has.",

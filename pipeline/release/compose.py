@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline import manifest as manifests
+from crosscast.pipeline.config.devices import written
 from crosscast.pipeline.config.document import Document
 from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.digest import Entries, measure, of_json
@@ -56,7 +57,7 @@ def compose(
         "artifacts": {
             name: _artifact(manifest, measure(folder / name)) for name, manifest in read.items()
         },
-        **({DEVICES: to_ship(own)} if (own := config.release.devices) else {}),
+        **({DEVICES: to_ship(written(own))} if (own := config.release.devices) else {}),
         BUILD: dict(build),
     }
     manifests.write_json(folder / RELEASE, content)

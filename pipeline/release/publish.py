@@ -13,7 +13,7 @@ from semver import Version
 
 from crosscast.pipeline import staging
 from crosscast.pipeline.build import build
-from crosscast.pipeline.config.fields import SEMVER
+from crosscast.pipeline.config.names import SEMVER
 from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.errors import ConfigError, GateError
 from crosscast.pipeline.events import Event, Subscriber, TargetFinished

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crosscast.pipeline.release.document import DEVICES
 
 if TYPE_CHECKING:
-    from crosscast.pipeline.config.devices import Device
+    from crosscast.pipeline.config.profiles import Device
     from crosscast.pipeline.release.devices import Choice
     from crosscast.pipeline.release.document import Release
     from crosscast.pipeline.release.located import Located
@@ -36,10 +36,10 @@ def listed(release: Release) -> str:
 
 def device(name: str, profile: Device) -> str:
     """A device, the targets that it takes, and its limits where it has some."""
-    takes = ", ".join(profile.targets or ())
+    takes = ", ".join(profile.targets)
     limits = [
         f"{key} {value}" if key != "size" else f"size {value / MIB:g} MiB"
-        for key, value in profile.limits.model_dump(exclude_defaults=True).items()
+        for key, value in profile.limits.items()
     ]
     told = f"{'':<20} limits: {', '.join(limits)}".replace(" True", "") if limits else ""
     return "\n".join(filter(None, [f"{name:<20} {profile.summary}", f"{'':<20} {takes}", told]))

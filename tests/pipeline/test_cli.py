@@ -308,7 +308,7 @@ def test_devices_lists_those_of_a_config_too(config: Path, capsys: Say) -> None:
     assert [line.strip() for line in lines[-3:]] == [
         "kiosk                Ours",
         "onnx",
-        "limits: size 1 MiB, static, integer",
+        "limits: static, integer, size 1 MiB",
     ]
     assert cli.run(["devices"]) == 0
     assert capsys.readouterr().out.splitlines() == lines[:-3]

@@ -60,7 +60,9 @@ def test_devices_of_the_config_come_with_it(config: Path, tmp_path: Path) -> Non
     assert "devices" not in without.content
     config.write_text(CONFIG + "release: {devices: {kiosk: {targets: [ort]}}}\n")
     release = composed(config, tmp_path / "r")
-    assert release.content["devices"] == {"kiosk": {"targets": ["ort"]}}
+    assert release.content["devices"] == {
+        "kiosk": {"summary": "", "targets": ["ort"], "limits": {}}
+    }
     assert release.digest != without.digest
 
 
