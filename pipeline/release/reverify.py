@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from crosscast.pipeline import manifest as manifests
 from crosscast.pipeline.build import verdict_code, verify_by
-from crosscast.pipeline.errors import ConfigError, ParityError, StageError, ToolchainError
+from crosscast.pipeline.errors import ConfigError, CrosscastError, ParityError, ToolchainError
 from crosscast.pipeline.executors.local import LocalExecutor
 from crosscast.pipeline.planner import tool_versions
 from crosscast.pipeline.release.diff import snrs
@@ -87,14 +88,12 @@ class _Prover:
             "allowed": allowed,
         }
         try:
+            self._require_own(target, artifact)
             verdict = self._verdict(target, artifact)
-        except ToolchainError as error:
-            return Proof(**seen, status="runtime missing", reason=str(error), code=error.exit_code)
-        except StageError as error:
-            return Proof(**seen, status="error", reason=str(error), code=error.exit_code)
-        except (ParityError, ConfigError) as error:  # what was published is no artifact
-            code = ParityError.exit_code
-            return Proof(**seen, status="failed", reason=error.message, code=code)
+        except CrosscastError as error:
+            reason = str(error).replace(str(artifact), target)  # where it was brought to is gone
+            status, code = _without_verdict(error)
+            return Proof(**seen, status=status, reason=reason, code=code)
         unverified = verdict["status"] == "unverified"
         return Proof(
             **seen,
@@ -106,6 +105,17 @@ class _Prover:
             verdict={key: value for key, value in verdict.items() if key != "cases"},
         )
 
+    def _require_own(self, target: str, artifact: Path) -> None:
+        """Raise ParityError where the artifact's manifest is of another one than the release says.
+
+        It would be judged as that.
+        """
+        release = self.found.release
+        told = manifests.read(artifact)
+        its = f"{told['model']} {told['version']} {told['target']}"
+        if its != f"{release.model} {release.version} {target}":
+            raise ParityError(f"its {manifests.MANIFEST} is of {its}")
+
     def _verdict(self, target: str, artifact: Path) -> dict[str, Any]:
         release = self.found.release
         return verify_by(
@@ -115,6 +125,15 @@ class _Prover:
             settings=self.settings,
             scope=f"{self.found.place}/{release.model}@{release.version}/{target}",
         )
+
+
+def _without_verdict(error: CrosscastError) -> tuple[Status, int]:
+    """The status and exit code of a target that there is no verdict on."""
+    if isinstance(error, ToolchainError):
+        return "runtime missing", error.exit_code
+    if isinstance(error, ParityError | ConfigError):  # what was published is no artifact
+        return "failed", ParityError.exit_code
+    return "error", error.exit_code
 
 
 def describe(proof: Proof) -> str:

@@ -36,6 +36,7 @@ def made(
         files = {"model.bin": target.encode() + data, "sub/part.bin": data * 3, "USAGE.md": b"#\n"}
         listed = artifact(files=files)["files"][:2]
         told = {"schema": 1, **dict.fromkeys(manifest.KEYS), "files": listed}
+        told |= {"model": model, "version": version, "target": target}
         files["manifest.json"] = json.dumps(told).encode()
         for path, held in files.items():
             (folder / target / path).parent.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,21 @@ def test_what_is_not_there_is_told(
     assert said in str(refused.value)
 
 
+def test_files_in_a_directory_are_checked_where_they_are(shelf: Path, tmp_path: Path) -> None:
+    artifact = shelf / "m/1.0.0/onnx"
+    found = find(str(artifact.parent), registry="nowhere")
+    (artifact / "model.onnx").rename(tmp_path / "model.onnx")
+    with pytest.raises(RegistryError, match=r"onnx/model\.onnx: missing"):
+        found.fetch("onnx", tmp_path)
+    (artifact / "model.onnx").symlink_to(tmp_path / "model.onnx")
+    with pytest.raises(RegistryError, match=r"onnx/model\.onnx: missing"):
+        found.fetch("onnx", tmp_path)
+    (artifact / "model.onnx").unlink()
+    (artifact / "model.onnx").write_bytes(b"1.0.1")
+    with pytest.raises(RegistryError, match=r"onnx/model\.onnx: not the file that was released"):
+        found.fetch("onnx", tmp_path)
+
+
 def test_files_are_brought(shelf: Path, tmp_path: Path) -> None:
     found = Located.of(Directory(shelf), "m", "1.0.0", where="shelf")
     assert found.fetch("onnx", tmp_path / "here") == tmp_path / "here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import shipped
 
-from crosscast.pipeline import cli
+from crosscast.pipeline import build, cli
 from crosscast.pipeline.errors import ConfigError, ParityError, StageError, ToolchainError
 from crosscast.pipeline.release import reverify, signing
 from crosscast.pipeline.release.registries.directory import Directory
@@ -147,7 +148,7 @@ UNVERIFIED = verdict(status="unverified", reason="no such op", worst={})
             "  output 'y': 12 dB\n  try more\n",
         ),
         (UNVERIFIED, 4, "unverified (published: passed)\n  no such op\n"),
-        (ParityError("not the file", fix="x"), 4, "failed (published: passed)\n  not the file\n"),
+        (ParityError("not the file"), 4, "failed (published: passed)\n  not the file\n"),
         (ConfigError("no manifest"), 4, "failed (published: passed)\n  no manifest\n"),
         (
             ToolchainError("no onnxruntime", fix="pip install it"),
@@ -168,6 +169,33 @@ def test_what_was_not_proven_is_told_and_the_others_are_judged(
     assert f"onnx                 {said}" in printed
     status = said.split(" (")[0]
     assert printed.endswith(f"m 1.0.0: 2 of 3 targets proven, 1 {status}\n")
+
+
+def test_an_artifact_of_another_target_is_not_judged_as_that(shelf: Shelf, capsys: Say) -> None:
+    folder = shelf.root / "built"
+    shipped.made(folder, targets=["tflite-int8"])
+    told = (folder / "tflite-int8/manifest.json").read_bytes().replace(b"tflite-int8", b"onnx")
+    made = shipped.made(folder, targets=["tflite-int8"])
+    (folder / "tflite-int8/manifest.json").write_bytes(told)
+    files = made.content["artifacts"]["tflite-int8"]["files"]
+    entry = next(entry for entry in files if entry["path"] == "manifest.json")
+    entry.update(sha256=hashlib.sha256(told).hexdigest(), size=len(told))
+    (folder / "release.json").write_text(json.dumps(made.content))
+    shipped.publish(Directory(Path(shelf.url)), folder, made)
+    assert shelf.run() == 4
+    assert shelf.ran == []
+    assert "its manifest.json is of m 1.0.0 onnx" in capsys.readouterr().out
+
+
+def test_a_manifest_that_cannot_be_used(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    """Nothing but its names is right in the manifests of these releases."""
+    shelf.publish()
+    monkeypatch.setattr(reverify, "verify_by", build.verify_by)
+    assert shelf.run("-t", "onnx") == 4
+    said = capsys.readouterr().out
+    assert "onnx                 failed (published: passed)\n  onnx/manifest.json: cannot" in said
 
 
 @pytest.mark.parametrize(
