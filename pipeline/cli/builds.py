@@ -199,7 +199,7 @@ def verify(
     """
     from crosscast.pipeline.release import located
 
-    if not (Path(what) / "manifest.json").is_file() and located.is_named(what):
+    if located.is_named(what, registry=registry):
         raise typer.Exit(_verify_release(what, target or (), key, registry, json_=json_))
     if target or key:
         raise ConfigError(

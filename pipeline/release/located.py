@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from crosscast.pipeline.manifest import MANIFEST
 from crosscast.pipeline.release import pull, reference
 from crosscast.pipeline.release.diff import Comparison, compare, same_model
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Release, parse
@@ -57,12 +58,15 @@ class Located:
         return cls(place=place, release=release, fetch=fetch)
 
 
-def is_named(text: str) -> bool:
-    """Whether the text names a release, and no artifact: by a `@`, by a url, or by its directory
-    or that of its model.
+def is_named(text: str, *, registry: str) -> bool:
+    """Whether the text names a release, and no artifact: by a `@`, by a url, by its directory or
+    that of its model, or by a model that is in the registry.
     """
-    known = any((Path(text) / name).is_file() for name in (RELEASE, INDEX))
-    return known or "@" in text or "://" in text
+    index = Path(registry, text, INDEX)
+    if Path(text, MANIFEST).is_file():
+        return False
+    known = any(path.is_file() for path in (Path(text, RELEASE), Path(text, INDEX), index))
+    return known or "@" in text or "://" in text or "://" in registry
 
 
 def find(text: str, *, registry: str, key: Path | None = None) -> Located:

@@ -91,6 +91,8 @@ def test_every_target_of_a_release_is_proven_again(shelf: Shelf, capsys: Say) ->
 def test_a_model_is_looked_for_in_the_registry_that_is_given(shelf: Shelf) -> None:
     shelf.publish()
     assert cli.run(["verify", "m@stable", "--registry", shelf.url]) == 0
+    assert cli.run(["verify", "m", "--registry", shelf.url]) == 0
+    assert cli.run(["verify", "m", "--registry", f"file://{shelf.url}"]) == 0
     assert cli.run(["verify", "m@beta", "--registry", shelf.url]) == 6
 
 
