@@ -17,6 +17,7 @@ from crosscast.pipeline.errors import ConfigError, CrosscastError, ParityError, 
 from crosscast.pipeline.executors.local import LocalExecutor
 from crosscast.pipeline.planner import tool_versions
 from crosscast.pipeline.release.diff import snrs
+from crosscast.pipeline.release.document import RELEASE
 from crosscast.pipeline.release.located import Located
 from crosscast.pipeline.release.pull import require_target
 from crosscast.pipeline.runner import Settings
@@ -34,8 +35,8 @@ class Proof:
 
     code: the exit code that it asks for; 0 as well for what the release allows to be unverified.
     published: its status in the release. allowed: why it may be unverified, or empty.
-    changes: numbers that are others than in the release, a line each. tools: distributions that
-    of the runtime that are, by name: the versions then and now. verdict: as release.json has it,
+    changes: numbers that are others than in the release, a line each. tools: distributions of the
+    runtime that are others, by name: the versions then and now. verdict: as release.json has one,
     None where there is none.
     """
 
@@ -106,11 +107,13 @@ class _Prover:
         )
 
     def _require_own(self, target: str, artifact: Path) -> None:
-        """Raise ParityError where the artifact's manifest is of another one than the release says.
-
-        It would be judged as that.
+        """Raise ParityError where the artifact's manifest is not the release's, or of another
+        artifact, as which it would be judged.
         """
         release = self.found.release
+        path = f"{target}/{manifests.MANIFEST}"
+        if path not in [entry.path for entry in release.entries(target)]:
+            raise ParityError(f"{RELEASE} does not list its {manifests.MANIFEST}")
         told = manifests.read(artifact)
         its = f"{told['model']} {told['version']} {told['target']}"
         if its != f"{release.model} {release.version} {target}":

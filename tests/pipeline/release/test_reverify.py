@@ -175,10 +175,10 @@ def test_what_was_not_proven_is_told_and_the_others_are_judged(
 
 def test_an_artifact_of_another_target_is_not_judged_as_that(shelf: Shelf, capsys: Say) -> None:
     folder = shelf.root / "built"
-    shipped.made(folder, targets=["tflite-int8"])
-    told = (folder / "tflite-int8/manifest.json").read_bytes().replace(b"tflite-int8", b"onnx")
     made = shipped.made(folder, targets=["tflite-int8"])
-    (folder / "tflite-int8/manifest.json").write_bytes(told)
+    path = folder / "tflite-int8/manifest.json"
+    told = path.read_bytes().replace(b"tflite-int8", b"onnx")
+    path.write_bytes(told)
     files = made.content["artifacts"]["tflite-int8"]["files"]
     entry = next(entry for entry in files if entry["path"] == "manifest.json")
     entry.update(sha256=hashlib.sha256(told).hexdigest(), size=len(told))
@@ -187,6 +187,17 @@ def test_an_artifact_of_another_target_is_not_judged_as_that(shelf: Shelf, capsy
     assert shelf.run() == 4
     assert shelf.ran == []
     assert "its manifest.json is of m 1.0.0 onnx" in capsys.readouterr().out
+
+
+def test_a_manifest_that_the_release_does_not_list(shelf: Shelf, capsys: Say) -> None:
+    folder = shelf.root / "built"
+    made = shipped.made(folder, targets=["onnx"])
+    files = made.content["artifacts"]["onnx"]["files"]
+    files[:] = [entry for entry in files if entry["path"] != "manifest.json"]
+    (folder / "release.json").write_text(json.dumps(made.content))
+    assert cli.run(["verify", str(folder)]) == 4
+    assert shelf.ran == []
+    assert "release.json does not list its manifest.json" in capsys.readouterr().out
 
 
 def test_a_manifest_that_cannot_be_used(
