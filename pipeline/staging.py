@@ -140,6 +140,16 @@ def _copy_file(reader: BinaryIO, path: Path) -> str:
     return sha256.hexdigest()
 
 
+def sync(*paths: Path) -> None:
+    """Have files, and the names in directories, on the disk: a power cut takes them no more."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def put_in_place(staged: Path, destination: Path) -> None:
     """Rename `staged` to `destination`; what was there before gets the name of `staged`."""
     while True:

@@ -1,7 +1,7 @@
 """Pull: the right artifact of a release, verified, into a directory that appears at once.
 
 Files arrive in a hidden directory beside the destination, which a killed pull leaves behind and
-the next one goes on with; it is renamed into place when all of it is right.
+the next one goes on with; it is renamed into place when all of it is right and on the disk.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ def _deliver(
         _sweep(tree, entries)
         brought = bring_target(found.registry, found.release, target, folder=tree, tell=tell)
         _check_free(destination)
+        staging.sync(*tree.rglob("*"), tree)
         staging.put_in_place(tree, destination)
+        staging.sync(destination.parent)
         staging.remove(folder)
     return brought
 

@@ -3,8 +3,9 @@
     <model>/index.json
     <model>/<version>/release.json, release.dsse.json, <target>/<file>
 
-A release is staged beside its place and renamed into it. Names that begin with `.` are not the
-registry's: a lock, and what is being staged.
+A release is staged beside its place, brought to the disk, and renamed into it: a version never
+changes, so that one that a power cut has damaged could not be published again. Names that begin
+with `.` are not the registry's: a lock, and what is being staged.
 """
 
 from __future__ import annotations
@@ -82,9 +83,11 @@ class Directory:
             staging.sweep(parent, STAGED)
             with staging.held(parent, STAGED) as staged:
                 _copy(folder, staged, release)
+                staging.sync(*staged.rglob("*"), staged)
                 with staging.locked(parent / LOCK):
                     if not self._is_there(release):
                         staging.put_in_place(staged, place)
+                staging.sync(parent)
 
     def _is_there(self, release: Release) -> bool:
         """Whether this very release is published; GateError where another is, of that version."""
@@ -100,7 +103,9 @@ class Directory:
         """
         staged = path.with_name(f".{path.name}.tmp")
         staged.write_bytes(content)
+        staging.sync(staged)
         staged.replace(path)
+        staging.sync(path.parent)
 
     def _read(self, path: Path) -> bytes | None:
         with _explained(path):
