@@ -3,94 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import servers
 import shipped
+from places import DATA, TARGETS, Made, Place, all_places, written
 
 from crosscast.pipeline import cli
 from crosscast.pipeline.errors import GateError, RegistryError
-from crosscast.pipeline.release import signing
-from crosscast.pipeline.release.document import RELEASE, SIGNATURE
+from crosscast.pipeline.release.document import RELEASE
 from crosscast.pipeline.release.registries import oci, open_registry
 from crosscast.pipeline.release.registries.base import Conflict
 
 pytestmark = pytest.mark.e2e
 
-KINDS = ("directory", "http", "s3", "oci")
-TARGETS = ("onnx", "tflite-int8", "coreml-fp16")
-DATA = random.Random(0).randbytes(1_000_000)
-PULLS = 100
-PUBLISHES = {"s3": 8, "oci": 16}
 Say = pytest.CaptureFixture[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A registry, and the url that it is published to."""
-
-    url: str
-    publish: str
-    root: Path
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place]]:
-    """All registries, by kind; the environment has the credentials."""
-    roots = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
-    served = roots["http"] / "models"
-    served.mkdir()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        servers.http_server(served, roots["http"] / "log.txt") as web,
-        servers.s3(roots["s3"]) as variables,
-        servers.oci(roots["oci"]) as host,
-    ):
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        patch.setenv("DOCKER_CONFIG", str(servers.docker_config(roots["oci"] / "docker", host)))
-        urls = {
-            "directory": (str(roots["directory"]), str(roots["directory"])),
-            "http": (web, str(served)),
-            "s3": ("s3://models/of/ours",) * 2,
-            "oci": (f"oci://{host}/of/ours",) * 2,
-        }
-        yield {
-            kind: Place(url=url, publish=publish, root=roots[kind])
-            for kind, (url, publish) in urls.items()
-        }
-
-
-@pytest.fixture
-def place(places: dict[str, Place], request: pytest.FixtureRequest) -> Place:
-    return places[request.param]
-
-
-all_places = pytest.mark.parametrize("place", KINDS, indirect=True)
-written = pytest.mark.parametrize("place", ["directory", "s3", "oci"], indirect=True)
-
-
-class Made:
-    """A release of its own model, for one test."""
-
-    def __init__(self, root: Path, model: str, version: str = "1.0.0", data: bytes = DATA) -> None:
-        self.folder = root / f"{model}-{version}"
-        private, self.public = signing.keygen(root / f"keys-{model}-{version}")
-        self.release = shipped.made(
-            self.folder, model=model, version=version, data=data, targets=TARGETS, key=private
-        )
-
-    def publish(self, place: Place) -> None:
-        shipped.publish(open_registry(place.publish), self.folder, self.release)
 
 
 @all_places
@@ -248,102 +177,3 @@ def test_what_a_registry_collects_is_nothing_of_a_release(
     words = ["pull", f"{place.url}/kept@stable", "-t", "coreml-fp16", "-o", str(tmp_path / "out")]
     assert cli.run(words) == 0
     assert shipped.files(tmp_path / "out") == shipped.files(made.folder / "coreml-fp16")
-
-
-# Killed at any moment
-
-
-def killed(work: Callable[[], object], seconds: float) -> None:
-    """Do the work in a process of its own, and kill -9 it after so long."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-
-
-def test_a_pull_that_is_killed_leaves_the_old_or_the_new(
-    places: dict[str, Place], tmp_path: Path, capsys: Say
-) -> None:
-    place, moments = places["http"], random.Random(0)
-    versions = {
-        version: Made(tmp_path, "killed", version, data * 1000)
-        for version, data in (("1.0.0", b"old" * 300), ("2.0.0", b"new" * 300))
-    }
-    expected = {}
-    for version, made in versions.items():
-        made.publish(place)
-        expected[version] = shipped.files(made.folder / "onnx")
-    out, seen = tmp_path / "out", set()
-
-    def pull(version: str) -> int:
-        return cli.run(["pull", f"{place.url}/killed@{version}", "-t", "onnx", "-o", str(out)])
-
-    started = time.monotonic()
-    assert pull("1.0.0") == 0
-    whole = time.monotonic() - started
-    for number in range(PULLS):
-        version = ("2.0.0", "1.0.0")[number % 2]
-        killed(lambda version=version: pull(version), moments.uniform(0, 1.5 * whole))
-        found = [version for version in expected if shipped.files(out) == expected[version]]
-        assert len(found) == 1
-        seen.update(found)
-        if number % 10 == 9:
-            assert pull(version) == 0
-            assert shipped.files(out) == expected[version]
-            assert not (tmp_path / ".out.pull").exists()
-    assert seen == set(expected)
-
-
-PUBLISH = """
-import sys
-from pathlib import Path
-from crosscast.pipeline.release.document import parse
-from crosscast.pipeline.release.registries import open_registry
-folder = Path(sys.argv[1])
-release = parse((folder / "release.json").read_bytes(), where="test")
-registry = open_registry(sys.argv[2])
-print("ready", flush=True)
-registry.publish(folder=folder, release=release)
-"""
-
-
-@pytest.mark.parametrize("place", ["s3", "oci"], indirect=True)
-def test_a_publish_that_is_killed_is_not_seen(place: Place, tmp_path: Path) -> None:
-    """In processes of their own: the library for S3 has threads, which no fork takes along."""
-    moments = random.Random(0)
-    kind = "s3" if place.url.startswith("s3") else "oci"
-    whole, unseen = 0.3, 0
-    for number in range(PUBLISHES[kind] // 2):
-        made = Made(tmp_path, "half", f"1.{number}.0", DATA[number:])
-        for _ in range(2):
-            process = subprocess.Popen(
-                [sys.executable, "-c", PUBLISH, str(made.folder), place.publish],
-                stdout=subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(moments.uniform(0, whole))
-            process.kill()
-            process.communicate()
-            unseen += not whole_or_nothing(place, made)
-        made.publish(place)
-        assert whole_or_nothing(place, made)
-    assert unseen
-
-
-def whole_or_nothing(place: Place, made: Made) -> bool:
-    """Whether the release is seen; if so, all of it is there."""
-    registry, release = open_registry(place.url), made.release
-    named = {"model": release.model, "version": release.version}
-    if registry.document(**named, name=RELEASE) is None:
-        return False
-    for entry in release.entries():
-        with registry.open(**named, entry=entry) as chunks:
-            assert b"".join(chunks) == (made.folder / entry.path).read_bytes()
-    assert registry.document(**named, name=SIGNATURE) == (made.folder / SIGNATURE).read_bytes()
-    return True
