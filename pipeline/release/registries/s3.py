@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,12 @@ CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), or AWS_PROFILE of "
     "~/.aws/credentials"
 )
+
+EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+"""Codes of a session that is over, whose status is 400, as of any other mistake.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
 
 CLAIM = "publishing"
 """Beside `release.json`, while a version is uploaded: the digest of the release that it is to be.
@@ -186,22 +193,27 @@ class S3:
         try:
             yield
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise RegistryError(
-                f"{self._url}: {_said(error)}: credentials are missing, wrong, expired or do not "
-                "allow this",
-                fix=CREDENTIALS,
-            ) from None
+            raise self._refused(error) from None
         except FileNotFoundError as error:
             raise RegistryError(
                 f"{self._url}: {_said(error)}", fix="the release is damaged: publish it again"
             ) from None
         except BaseError as error:
+            if _code(error) in EXPIRED:
+                raise self._refused(error) from None
             if transient:
                 raise web.Transient(_said(error)) from None
             raise RegistryError(
                 f"{self._url}: {_said(error)}",
                 fix="check the network, AWS_REGION and AWS_ENDPOINT_URL; then try again",
             ) from None
+
+    def _refused(self, error: Exception) -> RegistryError:
+        return RegistryError(
+            f"{self._url}: {_said(error)}: credentials are missing, wrong, expired or do not "
+            "allow this",
+            fix=CREDENTIALS,
+        )
 
 
 def _store(url: str) -> S3Store:
@@ -230,6 +242,11 @@ def _store(url: str) -> S3Store:
             retry_config={
                 "max_retries": web.TRIES - 1,
                 "retry_timeout": timedelta(seconds=web.LONGEST_WAIT),
+                "backoff": {  # the library does not read Retry-After
+                    "init_backoff": timedelta(seconds=web.FIRST_WAIT),
+                    "max_backoff": timedelta(seconds=web.LONGEST_WAIT),
+                    "base": 2,
+                },
             },
             **_profile(),
         )
@@ -258,7 +275,14 @@ def _profile() -> dict[str, Any]:
     return {ours: section[theirs] for ours, theirs in wanted.items() if theirs in section}
 
 
+def _code(error: Exception) -> str:
+    """S3's own name of what went wrong; "" where it gives none."""
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found[1] if found else ""
+
+
 def _said(error: Exception) -> str:
     """What happened, of the library's pages of text."""
     line = str(error).splitlines()[0].partition(": <?xml")[0]
-    return line.rpartition(" - ")[2]
+    code = _code(error)
+    return line.rpartition(" - ")[2] + (f" ({code})" if code else "")
