@@ -150,6 +150,22 @@ def sync(*paths: Path) -> None:
             os.close(descriptor)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new one, after a power cut too.
+
+    Only one may write it at a time; what a killed one has left is in nobody's use.
+    """
+    staged = path.with_name(f".{path.name}.tmp")
+    try:
+        staged.write_bytes(content)
+        sync(staged)
+        staged.replace(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
 def put_in_place(staged: Path, destination: Path) -> None:
     """Rename `staged` to `destination`; what was there before gets the name of `staged`."""
     while True:

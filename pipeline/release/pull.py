@@ -128,7 +128,8 @@ def pull(
         else:
             _check_free(destination)
             brought = _deliver(found, choice.target, entries, destination, tell)
-        if lock and not found.lock:
+    if lock and not found.lock:
+        with _disk_errors(lock):
             pinned.write(lock)
     return Pulled(path=destination, brought=brought)
 
@@ -237,14 +238,14 @@ def _taken(destination: Path, why: str) -> ConfigError:
 
 
 @contextmanager
-def _disk_errors(destination: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "no space left on the disk" if full else error.strerror
         raise StageError(
-            f"{destination}: cannot be written: {why}",
+            f"{path}: cannot be written: {why}",
             fix="free some space and pull again; what has arrived is kept"
             if full
             else "check its permissions, or name another directory with -o",

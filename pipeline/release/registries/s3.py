@@ -77,16 +77,17 @@ class S3:
         self, *, model: str, version: str, entry: Entry, start: int = 0
     ) -> Iterator[Iterator[bytes]]:
         """A file's bytes."""
+        yield self._pieces(f"{model}/{version}/{entry.path}", start, entry.size)
+
+    def _pieces(self, key: str, start: int, size: int) -> Iterator[bytes]:
+        """An object from there on. Explains failures of reading, not of what is done with it."""
         import obstore
 
-        if start >= entry.size:  # S3 answers 416 to a range that is empty
-            yield iter(())
+        if start >= size:  # S3 answers 416 to a range that is empty
             return
         with self._errors(transient=True):
-            found = obstore.get(
-                self._store, f"{model}/{version}/{entry.path}", options={"range": {"offset": start}}
-            )
-            yield map(bytes, found.stream(min_chunk_size=CHUNK))
+            found = obstore.get(self._store, key, options={"range": {"offset": start}})
+            yield from map(bytes, found.stream(min_chunk_size=CHUNK))
 
     def publish(self, *, folder: Path, release: Release) -> None:
         """Upload a release's directory."""
@@ -258,12 +259,15 @@ def _profile() -> dict[str, Any]:
     """Keys from the file of profiles, where no variable gives them; the library reads none."""
     if "AWS_ACCESS_KEY_ID" in os.environ:
         return {}
-    default = Path("~/.aws/credentials").expanduser()
+    place = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    path = Path(place).expanduser()
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", default), encoding="utf-8")
+        parser.read(path, encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{default}: cannot be read: {type(error).__name__}") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {type(error).__name__}", fix="mend the file, or set AWS_*"
+        ) from None
     name = os.environ.get("AWS_PROFILE", "default")
     section = parser[name] if parser.has_section(name) else {}
     wanted = {
