@@ -16,11 +16,13 @@ import shipped
 
 from crosscast.pipeline.release import channels, signing
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE
-from crosscast.pipeline.release.registries import open_registry
+from crosscast.pipeline.release.registries import oci, open_registry
 
 KINDS = ("directory", "http", "s3", "oci")
 TARGETS = ("onnx", "tflite-int8", "coreml-fp16")
 DATA = random.Random(0).randbytes(1_000_000)
+WAIT = 0.05
+"""Seconds for which publishers to OCI wait, but where they are tested together."""
 
 all_places = pytest.mark.parametrize("place", KINDS, indirect=True)
 written = pytest.mark.parametrize("place", ["directory", "s3", "oci"], indirect=True)
@@ -37,7 +39,7 @@ class Place:
 
 @contextmanager
 def opened(root: Path) -> Iterator[dict[str, Place]]:
-    """All registries, by kind; the environment has the credentials."""
+    """All registries, by kind; the environment has the credentials. Publishers hardly wait."""
     roots = {kind: root / kind for kind in KINDS}
     served = roots["http"] / "models"
     for folder in (*roots.values(), served):
@@ -48,6 +50,7 @@ def opened(root: Path) -> Iterator[dict[str, Place]]:
         servers.s3(roots["s3"]) as variables,
         servers.oci(roots["oci"]) as host,
     ):
+        patch.setattr(oci, "SETTLED", WAIT)
         for name, value in variables.items():
             patch.setenv(name, value)
         patch.setenv("DOCKER_CONFIG", str(servers.docker_config(roots["oci"] / "docker", host)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
+import obstore
 import pytest
 import servers
 import shipped
@@ -13,7 +16,7 @@ from places import DATA, TARGETS, Made, Place, all_places, written
 
 from crosscast.pipeline import cli
 from crosscast.pipeline.errors import GateError, RegistryError
-from crosscast.pipeline.release.document import RELEASE
+from crosscast.pipeline.release.document import RELEASE, SIGNATURE
 from crosscast.pipeline.release.registries import oci, open_registry
 from crosscast.pipeline.release.registries.base import Conflict
 
@@ -74,6 +77,45 @@ def test_who_has_read_an_old_index_does_not_write(place: Place) -> None:
     assert second.content == b"1"
     registry.write_index(model="contended", content=b"2", token=second.token)
     assert registry.index(model="contended").content == b"2"
+
+
+def tamper(place: Place, made: Made, path: str, old: bytes, new: bytes) -> None:
+    """Change what the registry keeps of a file of a release, behind its back."""
+    content = (made.folder / path).read_bytes()
+    changed = content.replace(old, new, 1)
+    assert changed != content
+    key = f"{made.release.model}/{made.release.version}/{path}"
+    if place.url.startswith("s3://"):
+        obstore.put(open_registry(place.url)._store, key, changed)  # type: ignore[attr-defined]
+    elif place.url.startswith("oci://"):
+        digest = hashlib.sha256(content).hexdigest()
+        (found,) = place.root.rglob(f"sha256/{digest[:2]}/{digest}/data")
+        found.write_bytes(changed)
+    else:
+        Path(place.publish, key).write_bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "said"),
+    [
+        ("onnx/model.bin", b"0", b"1", "onnx/model.bin of .* is not the file that was released"),
+        (RELEASE, b'"opset": 18', b'"opset": 17', "another release than this|another digest"),
+        (SIGNATURE, b'"payload": "ey', b'"payload": "e0', "not signed by the key|another digest"),
+    ],
+)
+@all_places
+def test_what_was_tampered_with_is_refused(
+    place: Place, path: str, old: bytes, new: bytes, said: str, tmp_path: Path, capsys: Say
+) -> None:
+    """Each file in a model of its own: registries know bytes by their digests, or for a while."""
+    model = f"tampered-{len(said)}"
+    made = Made(tmp_path, model, data=model.encode() + DATA[:10_000] + b"0")
+    made.publish(place)
+    tamper(place, made, path, old, new)
+    words = [f"{place.url}/{model}", "-t", "onnx", "--key", str(made.public)]
+    assert cli.run(["pull", *words, "-o", str(tmp_path / "out")]) == 6
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 @all_places

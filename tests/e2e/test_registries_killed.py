@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -16,8 +17,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import servers
 import shipped
-from places import DATA, Made, Place, all_places, written
+from places import DATA, WAIT, Made, Place, all_places, written
 
 from crosscast.pipeline import cli
 from crosscast.pipeline.release import channels
@@ -28,15 +30,7 @@ pytestmark = pytest.mark.e2e
 KILLS = int(os.environ.get("KILLS", "8"))
 SEED = int(os.environ.get("SEED", time.time_ns() % 1_000_000))
 WEIGHTS = DATA[:200_000]
-
-WAIT = 0.05
-"""Seconds for which publishers to OCI wait where they are killed: most moments are to be others."""
-
-
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oci, "SETTLED", WAIT)
-
+SETTLED = oci.SETTLED
 
 PUBLISH = """
 import sys
@@ -114,7 +108,6 @@ def moments(whole: float) -> Iterator[float]:
 
 
 @written
-@pytest.mark.usefixtures("_impatient")
 def test_a_publish_that_is_killed_is_not_seen(place: Place, tmp_path: Path) -> None:
     def words(made: Made) -> tuple[object, ...]:
         return made.folder, place.publish, WAIT
@@ -191,10 +184,38 @@ def together(place: Place, made: list[Made]) -> list[int]:
     """Publish them in processes of their own that begin in the same moment; their exit codes."""
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(started(PUBLISH, it.folder, place.publish, oci.SETTLED))
-            for it in made
+            stack.enter_context(started(PUBLISH, it.folder, place.publish, SETTLED)) for it in made
         ]
         for process in processes:
             assert process.stdin is not None
             process.stdin.close()
         return [process.wait(60) for process in processes]
+
+
+def test_a_server_that_dies_while_it_is_published_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path, "orphan", data=DATA * 5)
+
+    def place(host: str) -> Place:
+        docker = servers.docker_config(tmp_path / "docker", host)
+        monkeypatch.setenv("DOCKER_CONFIG", str(docker))
+        return Place(url=f"oci://{host}", publish=f"oci://{host}", root=tmp_path)
+
+    with ExitStack() as server, ExitStack() as publisher:
+        where = place(server.enter_context(servers.oci(tmp_path)))
+        process = publisher.enter_context(started(PUBLISH, made.folder, where.publish, WAIT))
+        assert process.stdin is not None
+        process.stdin.close()
+        while not list(tmp_path.rglob("blobs/sha256/*/*/data")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        server.close()
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        assert re.search(r"RegistryError: .* \(5 tries\)\n  fix: check the network", said)
+    with servers.oci(tmp_path) as host:
+        assert not made.is_seen(place(host))
+        made.publish(place(host))
+        assert made.is_seen(place(host))
