@@ -91,7 +91,7 @@ class _Releaser:
         self.key = read_private(key) if key else None
         self.local = Directory(settings.artifacts)
         url = wanted.registry or config.release.registry
-        self.registry: Registry = open_registry(url) if url else self.local
+        self.registry: Registry = open_registry(url, to_publish=True) if url else self.local
         self.url = url or str(settings.artifacts)
         self.shelf = channels.read(self.registry, config.model)
 
@@ -118,8 +118,8 @@ class _Releaser:
         taken = self._taken(release)
         if taken and release.version in self.shelf.versions:
             unsigned = self.key is not None and not self._is_signed(release.version)
-            more = ", unsigned, and stays so" if unsigned else ""
-            return self._nothing(f"{name} is published{more}, and it is the same")
+            more = " (unsigned, and stays so)" if unsigned else ""
+            return self._nothing(f"{name} is in {self.url} already, the same{more}")
         comparison = None if taken else self._held_against_the_last(folder, release)
         if self.wanted.dry_run:
             said = f"{name} would be published in {self.url}"

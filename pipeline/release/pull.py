@@ -23,7 +23,7 @@ from crosscast.pipeline.release.devices import Choice
 from crosscast.pipeline.release.document import SIGNATURE, Entry, Release
 from crosscast.pipeline.release.lock import Lock
 from crosscast.pipeline.release.registries import open_registry
-from crosscast.pipeline.release.registries.base import Registry, released
+from crosscast.pipeline.release.registries.base import DAMAGED, Registry, released
 from crosscast.pipeline.release.transfer import Tell, bring_target
 from crosscast.pipeline.web import shown
 
@@ -78,7 +78,7 @@ def find(name: str, *, key: Path | None = None, lock: Path | None = None) -> Fou
         raise RegistryError(
             f"{place}: {wanted.model} {version} is another release than the index names: digest "
             f"{release.digest[:12]}, not {shelf.versions[version][:12]}",
-            fix="it was damaged or tampered with: publish it again",
+            fix=DAMAGED,
         )
     return Found(registry=registry, place=place, release=release, lock=locked)
 
@@ -248,5 +248,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
             f"{path}: cannot be written: {why}",
             fix="free some space and pull again; what has arrived is kept"
             if full
-            else "check its permissions, or name another directory with -o",
+            else "check its permissions, or name another place",
         ) from error

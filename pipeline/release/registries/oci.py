@@ -22,7 +22,13 @@ from crosscast.pipeline import web
 from crosscast.pipeline.errors import ConfigError, RegistryError
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release
 from crosscast.pipeline.release.registries import oci_documents as documents
-from crosscast.pipeline.release.registries.base import INDEX, Conflict, Index, check_same
+from crosscast.pipeline.release.registries.base import (
+    DAMAGED,
+    INDEX,
+    Conflict,
+    Index,
+    check_same,
+)
 from crosscast.pipeline.release.registries.oci_auth import CREDENTIALS, Auth, credentials
 from crosscast.pipeline.release.registries.requests import Requests
 
@@ -240,9 +246,7 @@ class Oci:
         )
 
     def _foreign(self, what: str) -> RegistryError:
-        return RegistryError(
-            f"{self._requests.shown}: {what}", fix="it is damaged or not ours: publish it again"
-        )
+        return RegistryError(f"{self._requests.shown}: {what}", fix=DAMAGED)
 
 
 class _Part:

@@ -20,6 +20,7 @@ from crosscast.pipeline import web
 from crosscast.pipeline.errors import ConfigError, GateError, RegistryError, ToolchainError
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release
 from crosscast.pipeline.release.registries.base import (
+    DAMAGED,
     INDEX,
     LARGEST,
     Conflict,
@@ -196,9 +197,7 @@ class S3:
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise self._refused(error) from None
         except FileNotFoundError as error:
-            raise RegistryError(
-                f"{self._url}: {_said(error)}", fix="the release is damaged: publish it again"
-            ) from None
+            raise RegistryError(f"{self._url}: {_said(error)}", fix=DAMAGED) from None
         except BaseError as error:
             if _code(error) in EXPIRED:
                 raise self._refused(error) from None

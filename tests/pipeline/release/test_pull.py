@@ -62,7 +62,10 @@ def test_a_target_is_pulled_into_a_directory_of_the_models_name(root: Path, caps
     assert pull(root, "-t", "onnx") == 0
     assert there() == released(root)
     assert left() == ["m"]
-    assert capsys.readouterr().out.splitlines()[1:] == ["onnx: 0.0 MiB, passed", "m <- 0.0 MiB"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "onnx: 40.4 KiB, passed",
+        "m: 40.4 KiB downloaded",
+    ]
 
 
 def test_a_device_gets_what_suits_it(root: Path, capsys: Say) -> None:
