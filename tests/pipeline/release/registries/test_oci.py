@@ -97,6 +97,25 @@ def test_name_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(asked) == 2
 
 
+def test_a_token_that_expires_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = iter(("first", "second", "third"))
+    uses: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "tokens":
+            return httpx.Response(200, json={"token": next(tokens)})
+        uses.append(request.headers.get("Authorization", ""))
+        if uses.count(uses[-1]) > 2 or not uses[-1]:
+            challenge = CHALLENGE.format("https://tokens/t")
+            return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+        return httpx.Response(404)
+
+    made = registry(answer, monkeypatch)
+    for _ in range(5):
+        assert made.index(model="m").content == b""
+    assert uses[1:] == [*["Bearer first"] * 3, *["Bearer second"] * 3, "Bearer third"]
+
+
 @pytest.mark.parametrize("challenge", ["Basic", "", CHALLENGE.format("http://tokens/t")])
 def test_wrong_or_no_credentials_end_at_once(
     challenge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +213,7 @@ class Stored:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held: dict[str, bytes] = {}
         self.meanwhile: list[Callable[[], None]] = []
-        self.oci = registry(self._answer, monkeypatch)
+        self.oci = registry(self.answer, monkeypatch)
         self.oci._requests.sleep = self._wait
 
     def _wait(self, seconds: float) -> None:
@@ -202,7 +221,7 @@ class Stored:
         if self.meanwhile:
             self.meanwhile.pop()()
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         if request.method == "POST":
             return httpx.Response(202, headers={"Location": path})
@@ -273,6 +292,30 @@ def test_the_first_one_takes_the_tags_of_its_manifests_back(
     stored.oci.publish(folder=tmp_path / "r", release=release)
     manifest = documents.model_manifest(release, "onnx")
     assert stored.tags()["1.0.0__onnx"] == manifest.content
+
+
+@pytest.mark.parametrize(("code", "headers"), [(429, {"Retry-After": "7"}), (503, {})])
+def test_a_registry_that_is_busy_is_published_to_all_the_same(
+    code: int, headers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request of each kind is refused."""
+    well, busy = Stored(monkeypatch), Stored(monkeypatch)
+    release = shipped.made(tmp_path / "r")
+    well.oci.publish(folder=tmp_path / "r", release=release)
+    seen, waits = set(), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        kind = (request.method, str(request.url))
+        if kind not in seen:
+            seen.add(kind)
+            return httpx.Response(code, headers=headers)
+        return busy.answer(request)
+
+    made = registry(answer, monkeypatch)
+    made._requests.sleep = waits.append
+    made.publish(folder=tmp_path / "r", release=release)
+    assert busy.held == well.held
+    assert {*waits} == {oci.SETTLED, *([7.0] if headers else [0.5])}
 
 
 def test_the_documents_of_a_release(tmp_path: Path) -> None:
