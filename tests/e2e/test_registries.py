@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import obstore
@@ -116,6 +118,25 @@ def test_what_was_tampered_with_is_refused(
     assert cli.run(["pull", *words, "-o", str(tmp_path / "out")]) == 6
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOENT])
+@all_places
+def test_what_goes_wrong_with_bytes_that_came_is_not_the_registrys(
+    place: Place, number: int, tmp_path: Path
+) -> None:
+    made = Made(tmp_path, f"reader-{number}", data=DATA[:1000])
+    made.publish(place)
+    named = {"model": made.release.model, "version": "1.0.0"}
+    entry = next(made.release.entries())
+
+    def spoil(chunks: Iterator[bytes]) -> None:
+        next(chunks)
+        raise OSError(number, "mine")
+
+    opened = open_registry(place.url).open(**named, entry=entry)
+    with pytest.raises(OSError, match="mine"), opened as chunks:
+        spoil(chunks)
 
 
 @all_places
