@@ -146,6 +146,9 @@ def sync(*paths: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a filesystem that cannot
+                raise
         finally:
             os.close(descriptor)
 
