@@ -18,9 +18,10 @@ from places import DATA, TARGETS, Made, Place, all_places, written
 
 from crosscast.pipeline import cli
 from crosscast.pipeline.errors import GateError, RegistryError
-from crosscast.pipeline.release.document import RELEASE, SIGNATURE
-from crosscast.pipeline.release.registries import oci, open_registry
+from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Release
+from crosscast.pipeline.release.registries import oci, open_registry, s3
 from crosscast.pipeline.release.registries.base import Conflict
+from crosscast.pipeline.release.registries.s3 import S3
 
 pytestmark = pytest.mark.e2e
 
@@ -52,6 +53,24 @@ def test_other_bytes_under_a_version_are_refused(place: Place, tmp_path: Path) -
         Made(tmp_path / "b", "immutable", data=b"other").publish(place)
     assert cli.run(["pull", f"{place.url}/immutable", "-t", "onnx", "-o", str(tmp_path / "o")]) == 0
     assert (tmp_path / "o/model.bin").read_bytes() == b"onnx" + DATA
+
+
+def test_who_claims_a_version_that_was_just_published_writes_nothing(
+    places: dict[str, Place], tmp_path: Path
+) -> None:
+    place = places["s3"]
+    first, second = (Made(tmp_path / name, "late", data=name.encode()) for name in ("one", "two"))
+
+    class Late(S3):
+        def _claim(self, key: str, release: Release) -> None:
+            first.publish(place)
+            super()._claim(key, release)
+
+    late = Late(place.url)
+    with pytest.raises(GateError, match="a version never changes"):
+        late.publish(folder=second.folder, release=second.release)
+    assert first.is_seen(place)
+    assert late._get(f"late/1.0.0/{s3.CLAIM}") is None
 
 
 @all_places

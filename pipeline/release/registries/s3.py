@@ -92,17 +92,28 @@ class S3:
 
     def publish(self, *, folder: Path, release: Release) -> None:
         """Upload a release's directory."""
-        base = f"{release.model}/{release.version}"
+        claim = f"{release.model}/{release.version}/{CLAIM}"
         if self._published(release):
             return
-        self._claim(f"{base}/{CLAIM}", release)
+        self._claim(claim, release)
+        try:
+            # Again: who had the claim before has given it up when all of theirs was there.
+            if not self._published(release):
+                self._upload_all(folder, release)
+        except GateError:
+            self._delete(claim)
+            raise
+        self._delete(claim)
+
+    def _upload_all(self, folder: Path, release: Release) -> None:
+        """Write the files of a release, its document last."""
+        base = f"{release.model}/{release.version}"
         for entry in release.entries():
             self._upload(folder / entry.path, f"{base}/{entry.path}", entry.sha256)
         if (folder / SIGNATURE).exists():
             self._put(f"{base}/{SIGNATURE}", (folder / SIGNATURE).read_bytes())
         if not self._put(f"{base}/{RELEASE}", (folder / RELEASE).read_bytes(), token=""):
             self._published(release)  # somebody was quicker; if with other bytes, it raises
-        self._delete(f"{base}/{CLAIM}")
 
     def _published(self, release: Release) -> bool:
         """Whether the release is there; raises GateError where another is in its place."""
@@ -119,7 +130,10 @@ class S3:
         if self._put(key, release.digest.encode(), token=""):
             return
         found = self._get(key)
-        if found is None or found[0].decode(errors="replace") == release.digest:
+        if found is None:  # given up meanwhile
+            self._claim(key, release)
+            return
+        if found[0].decode(errors="replace") == release.digest:
             return  # of one that was killed, or uploads the same
         with self._errors():
             made = obstore.head(self._store, key)["last_modified"]
