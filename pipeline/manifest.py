@@ -24,10 +24,15 @@ KEYS = (
 """What every manifest has."""
 
 
+def json_bytes(value: Any) -> bytes:
+    """`value` as JSON for people; equal values give equal bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` so that equal values give equal bytes."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_bytes(json_bytes(value))
 
 
 def read(artifact: Path) -> dict[str, Any]:

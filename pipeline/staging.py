@@ -178,6 +178,35 @@ def _copy_file(reader: BinaryIO, path: Path) -> str:
     return sha256.hexdigest()
 
 
+def sync(*paths: Path) -> None:
+    """Have files, and the names in directories, on the disk: a power cut takes them no more."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a filesystem that cannot
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new one, after a power cut too.
+
+    Only one may write it at a time; what a killed one has left is in nobody's use.
+    """
+    staged = path.with_name(f".{path.name}.tmp")
+    try:
+        staged.write_bytes(content)
+        sync(staged)
+        staged.replace(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
 def put_in_place(staged: Path, destination: Path) -> None:
     """Rename `staged` to `destination`; what was there before gets the name of `staged`."""
     while True:

@@ -15,6 +15,9 @@ REDIRECTS = 5
 TIMEOUT = 30.0
 """Seconds without a byte after which a try is over."""
 
+FIRST_WAIT = 0.5
+"""Seconds before the second try; twice as many before each further one."""
+
 LONGEST_WAIT = 60.0
 """Seconds between two tries, whatever the server asks for."""
 
@@ -69,7 +72,7 @@ def retried(
         except Transient as error:
             if tell is not None:
                 tell(str(error))
-            sleep(min(error.wait or 0.5 * 2**number, LONGEST_WAIT))
+            sleep(min(error.wait or FIRST_WAIT * 2**number, LONGEST_WAIT))
     return attempt()
 
 

@@ -124,6 +124,13 @@ class Shelf:
             )
         return replace(self, versions={**self.versions, version: digest})
 
+    def has(self, other: Shelf) -> bool:
+        """Whether all that another one has is here: versions and the beginning of histories."""
+        return self.versions.items() >= other.versions.items() and all(
+            self.channels.get(name, ())[: len(history)] == history
+            for name, history in other.channels.items()
+        )
+
     def promote(self, channel: str, version: str, *, back: bool = False) -> Self:
         """With the channel naming that version."""
         if self.present(channel) == version:
@@ -153,9 +160,12 @@ def update(registry: Registry, model: str, change: Callable[[Shelf], Shelf]) -> 
 
     Raises RegistryError where others write all the time.
     """
+    after = None
     for attempt in range(TRIES):
         index = registry.index(model=model)
         before = Shelf.parse(index.content, model=model)
+        if after is not None and before.has(after):  # a conflict with who had read it already
+            return after
         after = change(before)
         if after == before:
             return after

@@ -102,7 +102,8 @@ def parse(data: bytes, *, where: str) -> Release:
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, ConfigError) as error:
         raise RegistryError(
             f"{where}: no {RELEASE} that can be used: {' '.join(str(error).split())[:200]}",
-            fix="it is damaged or not ours; publish it again, or use another registry",
+            fix="it is damaged or not ours: remove it there and publish it again, or use another "
+            "registry",
         ) from None
     if schema != SCHEMA or None in known:
         raise RegistryError(

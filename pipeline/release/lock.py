@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from crosscast.pipeline import staging
 from crosscast.pipeline.errors import ConfigError, RegistryError
-from crosscast.pipeline.manifest import write_json
+from crosscast.pipeline.manifest import json_bytes
 from crosscast.pipeline.release.document import Release
 
 SCHEMA = 1
@@ -56,10 +57,8 @@ class Lock:
 
     def write(self, path: Path) -> None:
         """Write the file, at once."""
-        staged = path.with_name(f".{path.name}.new")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(staged, {"schema": SCHEMA, **asdict(self)})
-        staged.replace(path)
+        staging.replace_file(path, json_bytes({"schema": SCHEMA, **asdict(self)}))
 
     def check(self, other: Lock, *, path: Path) -> None:
         """Raise RegistryError where another thing is to be pulled than was locked."""

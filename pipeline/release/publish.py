@@ -117,7 +117,7 @@ class _Releaser:
         self.key = read_private(key) if key else None
         self.local = Directory(settings.artifacts)
         url = wanted.registry or config.release.registry
-        self.registry: Registry = open_registry(url) if url else self.local
+        self.registry: Registry = open_registry(url, to_publish=True) if url else self.local
         self.url = url or str(settings.artifacts)
         self.shelf = channels.read(self.registry, config.model)
 
@@ -162,11 +162,11 @@ class _Releaser:
         taken = self._taken(release)
         if taken and release.version in self.shelf.versions:
             unsigned = self.key is not None and not self._is_signed(release.version)
-            more = ", unsigned, and stays so" if unsigned else ""
-            return self._nothing(f"{name} is published{more}, and it is the same")
+            more = " (unsigned, and stays so)" if unsigned else ""
+            return self._nothing(f"{name} is in {_shown(self.url)} already, the same{more}")
         comparison = None if taken else self._held_against_the_last(folder, release)
         if self.wanted.dry_run:
-            said = f"{name} would be published in {self.url}"
+            said = f"{name} would be published in {_shown(self.url)}"
             return Released(code=0, said=said, comparison=comparison)
         if self.key is not None:
             (folder / SIGNATURE).write_bytes(sign((folder / RELEASE).read_bytes(), self.key))
@@ -178,7 +178,7 @@ class _Releaser:
         named = f", {channel}" if channel else ""
         return Released(
             code=0,
-            said=f"{name} is published in {self.url}{named}{signed}",
+            said=f"{name} is published in {_shown(self.url)}{named}{signed}",
             version=release.version,
             place=self.settings.artifacts / release.model / release.version,
             comparison=comparison,
@@ -196,7 +196,7 @@ class _Releaser:
         differing = contents(there, release)
         told = [*differing[:SHOWN], *(["…"] if differing[SHOWN:] else [])]
         raise GateError(
-            f"{self._name(version)} is published in {self.url} with other content; these differ: "
+            f"{self._name(version)} is published in {_shown(self.url)} with other content; these differ: "
             + ", ".join(told or ["numbers of the verdicts"]),
             fix="a version never changes: give another one, or --bump patch",
         )

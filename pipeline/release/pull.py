@@ -1,7 +1,7 @@
 """Pull: the right artifact of a release, verified, into a directory that appears at once.
 
 Files arrive in a hidden directory beside the destination, which a killed pull leaves behind and
-the next one goes on with; it is renamed into place when all of it is right.
+the next one goes on with; it is renamed into place when all of it is right and on the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crosscast.pipeline.release.document import SIGNATURE, Entry, Release
 from crosscast.pipeline.release.lock import Lock
 from crosscast.pipeline.release.reference import Reference
 from crosscast.pipeline.release.registries import open_registry
-from crosscast.pipeline.release.registries.base import Registry, released
+from crosscast.pipeline.release.registries.base import DAMAGED, Registry, released
 from crosscast.pipeline.release.transfer import Tell, bring_target
 from crosscast.pipeline.web import shown
 
@@ -84,7 +84,7 @@ def named(wanted: Reference, *, key: Path | None = None, lock: Path | None = Non
         raise RegistryError(
             f"{place}: {wanted.model} {version} is another release than the index names: digest "
             f"{release.digest[:12]}, not {shelf.versions[version][:12]}",
-            fix="it was damaged or tampered with: publish it again",
+            fix=DAMAGED,
         )
     return Found(registry=registry, place=place, release=release, lock=locked)
 
@@ -139,7 +139,8 @@ def pull(
         else:
             _check_free(destination)
             brought = _deliver(found, choice.target, entries, destination, tell)
-        if lock and not found.lock:
+    if lock and not found.lock:
+        with _disk_errors(lock):
             pinned.write(lock)
     return Pulled(path=destination, brought=brought)
 
@@ -169,7 +170,9 @@ def _deliver(
         _sweep(tree, entries)
         brought = bring_target(found.registry, found.release, target, folder=tree, tell=tell)
         _check_free(destination)
+        staging.sync(*tree.rglob("*"), tree)
         staging.put_in_place(tree, destination)
+        staging.sync(destination.parent)
         staging.remove(folder)
     return brought
 
@@ -250,15 +253,15 @@ def _taken(destination: Path, why: str) -> ConfigError:
 
 
 @contextmanager
-def _disk_errors(destination: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "no space left on the disk" if full else error.strerror
         raise StageError(
-            f"{destination}: cannot be written: {why}",
+            f"{path}: cannot be written: {why}",
             fix="free some space and pull again; what has arrived is kept"
             if full
-            else "check its permissions, or name another directory with -o",
+            else "check its permissions, or name another place",
         ) from error

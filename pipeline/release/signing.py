@@ -262,10 +262,14 @@ def _read(path: Path) -> bytes:
 
 
 def _write_new(path: Path, data: bytes, *, mode: int) -> None:
-    """Write a file that was not there; nobody else can read it meanwhile."""
+    """Write a file that was not there, whole or not at all; nobody else can read it meanwhile."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        path.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _text(data: bytes) -> str:

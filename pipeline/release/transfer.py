@@ -11,10 +11,9 @@ from crosscast.pipeline import web
 from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.errors import RegistryError
 from crosscast.pipeline.release.document import RELEASE, Entry, Release
-from crosscast.pipeline.release.registries.base import Registry
+from crosscast.pipeline.release.registries.base import DAMAGED, Registry
 
 CHUNK = 1 << 20
-DAMAGED = "it was damaged or tampered with: publish it again, or use another registry"
 Tell = Callable[[str], None]
 
 

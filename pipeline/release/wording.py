@@ -14,20 +14,22 @@ if TYPE_CHECKING:
     from crosscast.pipeline.release.located import Located
     from crosscast.pipeline.release.pull import Found, Pulled
 
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 
 
 def headline(found: Found | Located, *, signed: bool) -> str:
     """Which release it is."""
     release = found.release
     said = "signature right" if signed else "signature not checked: no --key"
-    return f"{release.model} {release.version} of {found.place}, {release.digest[:12]}, {said}"
+    return (
+        f"{release.model} {release.version} of {found.place}, digest {release.digest[:12]}, {said}"
+    )
 
 
 def listed(release: Release) -> str:
     """A line for each target of a release, and one for the devices that come with it."""
     lines = [
-        f"{name:<20} {_size(release, name):>10}  {artifact['verdict']['status']}"
+        f"{name:<20} {_whole(release, name):>10}  {artifact['verdict']['status']}"
         for name, artifact in release.content["artifacts"].items()
     ]
     own = release.content.get(DEVICES, {})
@@ -49,7 +51,7 @@ def taken(release: Release, choice: Choice) -> str:
     """What is pulled."""
     status = release.content["artifacts"][choice.target]["verdict"]["status"]
     device = f" for {choice.device}" if choice.device else ""
-    return f"{choice.target}{device}: {_size(release, choice.target)}, {status}"
+    return f"{choice.target}{device}: {_whole(release, choice.target)}, {status}"
 
 
 def delivered(pulled: Pulled) -> str:
@@ -58,8 +60,12 @@ def delivered(pulled: Pulled) -> str:
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     if not pulled.brought:
         return f"{shown} is up to date"
-    return f"{shown} <- {pulled.brought / MIB:.1f} MiB"
+    return f"{shown}: {_size(pulled.brought)} downloaded"
 
 
-def _size(release: Release, target: str) -> str:
-    return f"{sum(entry.size for entry in release.entries(target)) / MIB:.1f} MiB"
+def _whole(release: Release, target: str) -> str:
+    return _size(sum(entry.size for entry in release.entries(target)))
+
+
+def _size(number: int) -> str:
+    return f"{number / KIB:.1f} KiB" if number < MIB else f"{number / MIB:.1f} MiB"

@@ -11,7 +11,6 @@ It is in the cache: whoever deletes it loses the history, and what was missed is
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -140,13 +139,8 @@ class Book:
 
     def write(self, state: State) -> None:
         """Replace what is written there, and remove the logs of runs that it has no more."""
-        staged = self._file.with_suffix(".new")
         with _explained(self._file):
-            with staged.open("w", encoding="utf-8") as file:
-                file.write(state.model_dump_json(indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(self._file)
+            staging.replace_file(self._file, f"{state.model_dump_json(indent=2)}\n".encode())
         kept = {entry.log for job in state.jobs.values() for entry in job.history}
         for log in self.folder.glob("logs/*.log"):
             if str(log) not in kept:

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from disks import grow, small_disk
 
 from crosscast.pipeline import manifest as manifests
 
@@ -467,8 +468,7 @@ def test_a_disk_that_fills(project: Project, overlays: Path, tmp_path: Path) -> 
         done = project.build()
         done.refused(1, "disk", "free some")
         assert project.delivered() == {}
-        grown = subprocess.run(["mount", "-o", "remount,size=200m", disk], check=False)
-        assert grown.returncode == 0
+        grow(disk, 200_000_000)
         project.build().ended(0)
         assert list(project.delivered()) == ["onnx"]
 
@@ -481,18 +481,6 @@ def test_an_output_disk_that_fills(project: Project, tmp_path: Path) -> None:
         project.build().refused(1, "no space left on the disk", "free some")
         assert project.delivered() == {}
     assert good
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, size: int) -> Iterator[None]:
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path]
-    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a small disk")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 def test_a_file_where_artifacts_go(project: Project) -> None:

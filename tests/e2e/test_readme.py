@@ -10,17 +10,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import shipped
+from cli import crosscast
+from places import Place, all_places
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+THROUGH_REGISTRIES = next(block for block in BLOCKS if "$REGISTRY" in block)
 COMMANDS = [
     shlex.split(line, comments=True)
     for block in BLOCKS
     for line in block.splitlines()
-    if line.startswith("crosscast ")
+    if line.startswith("crosscast ") and block != THROUGH_REGISTRIES
 ]
 MAKE = [line for block in BLOCKS for line in block.splitlines() if line.startswith("make ")]
 
@@ -100,6 +104,24 @@ def test_the_command_works(words: list[str], project: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@all_places
+def test_the_example_reaches_two_phones(
+    place: Place, built: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Through every registry, the model and the commands as they stand."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    done = crosscast("keygen", "-o", "keys", cache=cache, cwd=tmp_path)
+    for line in THROUGH_REGISTRIES.splitlines():
+        url = place.publish if "release" in line else place.url
+        words = shlex.split(line.replace("$REGISTRY", url), comments=True)
+        done = crosscast(*words[1:], cache=cache, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = {"release": "signed by", "pull": "signature right", "verify": ": passed: "}
+        assert said[words[1]] in done.stdout
+    for phone, target in (("pixel", "tflite-int8"), ("iphone", "coreml-fp16")):
+        assert shipped.files(tmp_path / phone) == shipped.files(built / target)
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)

@@ -2,95 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
-import os
-import random
-import signal
+import re
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
 import servers
 import shipped
+from places import DATA, TARGETS, Made, Place, all_places, written
 
 from crosscast.pipeline import cli
 from crosscast.pipeline.errors import GateError, RegistryError
-from crosscast.pipeline.release import signing
-from crosscast.pipeline.release.document import RELEASE, SIGNATURE
-from crosscast.pipeline.release.registries import oci, open_registry
+from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Release
+from crosscast.pipeline.release.registries import oci, open_registry, s3
 from crosscast.pipeline.release.registries.base import Conflict
+from crosscast.pipeline.release.registries.s3 import S3
 
 pytestmark = pytest.mark.e2e
 
-KINDS = ("directory", "http", "s3", "oci")
-TARGETS = ("onnx", "tflite-int8", "coreml-fp16")
-DATA = random.Random(0).randbytes(1_000_000)
-PULLS = 100
-PUBLISHES = {"s3": 8, "oci": 16}
 Say = pytest.CaptureFixture[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A registry, and the url that it is published to."""
-
-    url: str
-    publish: str
-    root: Path
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place]]:
-    """All registries, by kind; the environment has the credentials."""
-    roots = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
-    served = roots["http"] / "models"
-    served.mkdir()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        servers.http_server(served, roots["http"] / "log.txt") as web,
-        servers.s3(roots["s3"]) as variables,
-        servers.oci(roots["oci"]) as host,
-    ):
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        patch.setenv("DOCKER_CONFIG", str(servers.docker_config(roots["oci"] / "docker", host)))
-        urls = {
-            "directory": (str(roots["directory"]), str(roots["directory"])),
-            "http": (web, str(served)),
-            "s3": ("s3://models/of/ours",) * 2,
-            "oci": (f"oci://{host}/of/ours",) * 2,
-        }
-        yield {
-            kind: Place(url=url, publish=publish, root=roots[kind])
-            for kind, (url, publish) in urls.items()
-        }
-
-
-@pytest.fixture
-def place(places: dict[str, Place], request: pytest.FixtureRequest) -> Place:
-    return places[request.param]
-
-
-all_places = pytest.mark.parametrize("place", KINDS, indirect=True)
-written = pytest.mark.parametrize("place", ["directory", "s3", "oci"], indirect=True)
-
-
-class Made:
-    """A release of its own model, for one test."""
-
-    def __init__(self, root: Path, model: str, version: str = "1.0.0", data: bytes = DATA) -> None:
-        self.folder = root / f"{model}-{version}"
-        private, self.public = signing.keygen(root / f"keys-{model}-{version}")
-        self.release = shipped.made(
-            self.folder, model=model, version=version, data=data, targets=TARGETS, key=private
-        )
-
-    def publish(self, place: Place) -> None:
-        shipped.publish(open_registry(place.publish), self.folder, self.release)
 
 
 @all_places
@@ -120,6 +55,24 @@ def test_other_bytes_under_a_version_are_refused(place: Place, tmp_path: Path) -
     assert (tmp_path / "o/model.bin").read_bytes() == b"onnx" + DATA
 
 
+def test_who_claims_a_version_that_was_just_published_writes_nothing(
+    places: dict[str, Place], tmp_path: Path
+) -> None:
+    place = places["s3"]
+    first, second = (Made(tmp_path / name, "late", data=name.encode()) for name in ("one", "two"))
+
+    class Late(S3):
+        def _claim(self, key: str, release: Release) -> None:
+            first.publish(place)
+            super()._claim(key, release)
+
+    late = Late(place.url)
+    with pytest.raises(GateError, match="a version never changes"):
+        late.publish(folder=second.folder, release=second.release)
+    assert first.is_seen(place)
+    assert late._get(f"late/1.0.0/{s3.CLAIM}") is None
+
+
 @all_places
 def test_a_broken_download_goes_on(place: Place, tmp_path: Path, capsys: Say) -> None:
     Made(tmp_path, "resumed").publish(place)
@@ -128,7 +81,7 @@ def test_a_broken_download_goes_on(place: Place, tmp_path: Path, capsys: Say) ->
     left.write_bytes((b"onnx" + DATA)[:900_000])
     words = ["pull", f"{place.url}/resumed", "-t", "onnx", "-o", str(tmp_path / "out")]
     assert cli.run(words) == 0
-    assert "<- 3.0 MiB" in capsys.readouterr().out  # of 3.8
+    assert ": 3.0 MiB downloaded" in capsys.readouterr().out  # of 3.8
     assert (tmp_path / "out/model.bin").read_bytes() == b"onnx" + DATA
     assert not left.parent.parent.exists()
 
@@ -145,6 +98,64 @@ def test_who_has_read_an_old_index_does_not_write(place: Place) -> None:
     assert second.content == b"1"
     registry.write_index(model="contended", content=b"2", token=second.token)
     assert registry.index(model="contended").content == b"2"
+
+
+def tamper(place: Place, made: Made, path: str, old: bytes, new: bytes) -> None:
+    """Change what the registry keeps of a file of a release, behind its back."""
+    content = (made.folder / path).read_bytes()
+    changed = content.replace(old, new, 1)
+    assert changed != content
+    key = f"{made.release.model}/{made.release.version}/{path}"
+    if place.url.startswith("s3://"):
+        obstore.put(open_registry(place.url)._store, key, changed)  # type: ignore[attr-defined]
+    elif place.url.startswith("oci://"):
+        digest = hashlib.sha256(content).hexdigest()
+        (found,) = place.root.rglob(f"sha256/{digest[:2]}/{digest}/data")
+        found.write_bytes(changed)
+    else:
+        Path(place.publish, key).write_bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "said"),
+    [
+        ("onnx/model.bin", b"0", b"1", "onnx/model.bin of .* is not the file that was released"),
+        (RELEASE, b'"opset": 18', b'"opset": 17', "another release than this|another digest"),
+        (SIGNATURE, b'"payload": "ey', b'"payload": "e0', "not signed by the key|another digest"),
+    ],
+)
+@all_places
+def test_what_was_tampered_with_is_refused(
+    place: Place, path: str, old: bytes, new: bytes, said: str, tmp_path: Path, capsys: Say
+) -> None:
+    """Each file in a model of its own: registries know bytes by their digests, or for a while."""
+    model = f"tampered-{len(said)}"
+    made = Made(tmp_path, model, data=model.encode() + DATA[:10_000] + b"0")
+    made.publish(place)
+    tamper(place, made, path, old, new)
+    words = [f"{place.url}/{model}", "-t", "onnx", "--key", str(made.public)]
+    assert cli.run(["pull", *words, "-o", str(tmp_path / "out")]) == 6
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOENT])
+@all_places
+def test_what_goes_wrong_with_bytes_that_came_is_not_the_registrys(
+    place: Place, number: int, tmp_path: Path
+) -> None:
+    made = Made(tmp_path, f"reader-{number}", data=DATA[:1000])
+    made.publish(place)
+    named = {"model": made.release.model, "version": "1.0.0"}
+    entry = next(made.release.entries())
+
+    def spoil(chunks: Iterator[bytes]) -> None:
+        next(chunks)
+        raise OSError(number, "mine")
+
+    opened = open_registry(place.url).open(**named, entry=entry)
+    with pytest.raises(OSError, match="mine"), opened as chunks:
+        spoil(chunks)
 
 
 @all_places
@@ -248,102 +259,3 @@ def test_what_a_registry_collects_is_nothing_of_a_release(
     words = ["pull", f"{place.url}/kept@stable", "-t", "coreml-fp16", "-o", str(tmp_path / "out")]
     assert cli.run(words) == 0
     assert shipped.files(tmp_path / "out") == shipped.files(made.folder / "coreml-fp16")
-
-
-# Killed at any moment
-
-
-def killed(work: Callable[[], object], seconds: float) -> None:
-    """Do the work in a process of its own, and kill -9 it after so long."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-
-
-def test_a_pull_that_is_killed_leaves_the_old_or_the_new(
-    places: dict[str, Place], tmp_path: Path, capsys: Say
-) -> None:
-    place, moments = places["http"], random.Random(0)
-    versions = {
-        version: Made(tmp_path, "killed", version, data * 1000)
-        for version, data in (("1.0.0", b"old" * 300), ("2.0.0", b"new" * 300))
-    }
-    expected = {}
-    for version, made in versions.items():
-        made.publish(place)
-        expected[version] = shipped.files(made.folder / "onnx")
-    out, seen = tmp_path / "out", set()
-
-    def pull(version: str) -> int:
-        return cli.run(["pull", f"{place.url}/killed@{version}", "-t", "onnx", "-o", str(out)])
-
-    started = time.monotonic()
-    assert pull("1.0.0") == 0
-    whole = time.monotonic() - started
-    for number in range(PULLS):
-        version = ("2.0.0", "1.0.0")[number % 2]
-        killed(lambda version=version: pull(version), moments.uniform(0, 1.5 * whole))
-        found = [version for version in expected if shipped.files(out) == expected[version]]
-        assert len(found) == 1
-        seen.update(found)
-        if number % 10 == 9:
-            assert pull(version) == 0
-            assert shipped.files(out) == expected[version]
-            assert not (tmp_path / ".out.pull").exists()
-    assert seen == set(expected)
-
-
-PUBLISH = """
-import sys
-from pathlib import Path
-from crosscast.pipeline.release.document import parse
-from crosscast.pipeline.release.registries import open_registry
-folder = Path(sys.argv[1])
-release = parse((folder / "release.json").read_bytes(), where="test")
-registry = open_registry(sys.argv[2])
-print("ready", flush=True)
-registry.publish(folder=folder, release=release)
-"""
-
-
-@pytest.mark.parametrize("place", ["s3", "oci"], indirect=True)
-def test_a_publish_that_is_killed_is_not_seen(place: Place, tmp_path: Path) -> None:
-    """In processes of their own: the library for S3 has threads, which no fork takes along."""
-    moments = random.Random(0)
-    kind = "s3" if place.url.startswith("s3") else "oci"
-    whole, unseen = 0.3, 0
-    for number in range(PUBLISHES[kind] // 2):
-        made = Made(tmp_path, "half", f"1.{number}.0", DATA[number:])
-        for _ in range(2):
-            process = subprocess.Popen(
-                [sys.executable, "-c", PUBLISH, str(made.folder), place.publish],
-                stdout=subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(moments.uniform(0, whole))
-            process.kill()
-            process.communicate()
-            unseen += not whole_or_nothing(place, made)
-        made.publish(place)
-        assert whole_or_nothing(place, made)
-    assert unseen
-
-
-def whole_or_nothing(place: Place, made: Made) -> bool:
-    """Whether the release is seen; if so, all of it is there."""
-    registry, release = open_registry(place.url), made.release
-    named = {"model": release.model, "version": release.version}
-    if registry.document(**named, name=RELEASE) is None:
-        return False
-    for entry in release.entries():
-        with registry.open(**named, entry=entry) as chunks:
-            assert b"".join(chunks) == (made.folder / entry.path).read_bytes()
-    assert registry.document(**named, name=SIGNATURE) == (made.folder / SIGNATURE).read_bytes()
-    return True

@@ -95,7 +95,7 @@ def test_a_model_from_its_first_release_to_its_rollback(project: Project) -> Non
     said = signing.verify(document, (folder / "release.dsse.json").read_bytes(), key)
     assert said["predicate"]["runDetails"]["byproducts"][0]["annotations"]["status"] == "passed"
 
-    assert "it is the same: nothing to publish" in project.release().stdout
+    assert "already, the same: nothing to publish" in project.release().stdout
     assert "nothing has changed since net 1.0.0" in project.release("--bump", "patch").stdout
 
     project.grow(layers=10)

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.release.registries.base import Registry
+from crosscast.pipeline.web import shown
 
 
 def _directory(url: str) -> Registry:
@@ -46,8 +47,13 @@ REGISTRIES: Mapping[str, Callable[[str], Registry]] = {
 """How to open a registry, by the scheme of its url; a path has none."""
 
 
-def open_registry(url: str) -> Registry:
-    """The registry at a url or path. Raises ConfigError where there is none of that scheme."""
+READ_ONLY = ("http", "https")
+
+
+def open_registry(url: str, *, to_publish: bool = False) -> Registry:
+    """The registry at a url or path. Raises ConfigError where there is none of that scheme, or
+    none that can be published to.
+    """
     scheme, mark, _ = url.partition("://")
     scheme = scheme if mark else ""
     if scheme not in REGISTRIES:
@@ -55,5 +61,10 @@ def open_registry(url: str) -> Registry:
             f"no registry is reached by {scheme}://",
             fix=f"give a directory, or a url that begins with "
             f"{', '.join(f'{name}://' for name in REGISTRIES if name)}",
+        )
+    if to_publish and scheme in READ_ONLY:
+        raise ConfigError(
+            f"{shown(url)}: a web server's registry is only read",
+            fix="publish to the directory that it serves",
         )
     return REGISTRIES[scheme](url)

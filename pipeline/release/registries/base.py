@@ -20,6 +20,13 @@ LARGEST = 16 << 20
 
 INDEX = "index.json"
 
+DAMAGED = (
+    "it was damaged or tampered with: remove it there and publish it again, or use another registry"
+)
+"""What to do about a release that is not what it should be. Published over itself it would be left
+as it is.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
@@ -95,6 +102,6 @@ def released(registry: Registry, *, model: str, version: str, where: str) -> tup
     if told != f"{model} {version}":
         raise RegistryError(
             f"{name}: its {RELEASE} is of {told}: what is there is {told} under another name",
-            fix="it was damaged or tampered with: publish it again",
+            fix=DAMAGED,
         )
     return document, release

@@ -3,8 +3,9 @@
     <model>/index.json
     <model>/<version>/release.json, release.dsse.json, <target>/<file>
 
-A release is staged beside its place and renamed into it. Names that begin with `.` are not the
-registry's: a lock, and what is being staged.
+A release is staged beside its place, brought to the disk, and renamed into it: a version never
+changes, so that one that a power cut has damaged could not be published again. Names that begin
+with `.` are not the registry's: a lock, and what is being staged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from crosscast.pipeline import staging
 from crosscast.pipeline.config.names import SEMVER, SLUG
@@ -54,7 +56,7 @@ class Directory:
             with staging.locked(folder / LOCK):
                 if self.index(model=model).token != token:
                     raise Conflict
-                self._replace(folder / INDEX, content)
+                staging.replace_file(folder / INDEX, content)
 
     def document(self, *, model: str, version: str, name: str) -> bytes | None:
         """See Registry."""
@@ -66,11 +68,12 @@ class Directory:
     ) -> Iterator[Iterator[bytes]]:
         """See Registry."""
         folder = self._version(model, version)
-        with _explained(folder / entry.path):
+        place = folder / entry.path
+        with _explained(place):
             descriptor = _opened(folder, entry.path)
-            with os.fdopen(descriptor, "rb") as file:
-                file.seek(start)
-                yield iter(lambda: file.read(CHUNK), b"")
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(start)
+            yield _pieces(file, place)
 
     def publish(self, *, folder: Path, release: Release) -> None:
         """See Registry."""
@@ -82,9 +85,11 @@ class Directory:
             staging.sweep(parent, STAGED)
             with staging.held(parent, STAGED) as staged:
                 _copy(folder, staged, release)
+                staging.sync(*staged.rglob("*"), staged)
                 with staging.locked(parent / LOCK):
                     if not self._is_there(release):
                         staging.put_in_place(staged, place)
+                staging.sync(parent)
 
     def _is_there(self, release: Release) -> bool:
         """Whether this very release is published; GateError where another is, of that version."""
@@ -93,14 +98,6 @@ class Directory:
             return False
         check_same(release, found, where=str(self.root))
         return True
-
-    def _replace(self, path: Path, content: bytes) -> None:
-        """Write a file so that readers see the old content or the new one. The lock is held, so
-        that what a killed writer has left is in nobody's use.
-        """
-        staged = path.with_name(f".{path.name}.tmp")
-        staged.write_bytes(content)
-        staged.replace(path)
 
     def _read(self, path: Path) -> bytes | None:
         with _explained(path):
@@ -145,6 +142,13 @@ def _opened(root: Path, path: str) -> int:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=here)
     finally:
         os.close(here)
+
+
+def _pieces(file: BinaryIO, place: Path) -> Iterator[bytes]:
+    """What is left of a file. Explains failures of reading, not of what is done with it."""
+    with _explained(place):
+        while chunk := file.read(CHUNK):
+            yield chunk
 
 
 def _copy(folder: Path, staged: Path, release: Release) -> None:

@@ -1,8 +1,8 @@
 """A registry in an OCI registry: a repository for each model, a tag for each release.
 
 Blobs go first, then the manifests, each with a tag of its own since some registries collect those
-that have none, and the release's tag last. The index is under a tag too; OCI has no write on
-condition, so that two writers within milliseconds can lose one's entry, though no release.
+that have none, and the release's tag last. The index is under a tag too. OCI has no write on
+condition: who writes a tag looks again when others that had looked before must have written.
 
 https://github.com/opencontainers/distribution-spec
 """
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -21,7 +22,13 @@ from crosscast.pipeline import web
 from crosscast.pipeline.errors import ConfigError, RegistryError
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release
 from crosscast.pipeline.release.registries import oci_documents as documents
-from crosscast.pipeline.release.registries.base import INDEX, Conflict, Index, check_same
+from crosscast.pipeline.release.registries.base import (
+    DAMAGED,
+    INDEX,
+    Conflict,
+    Index,
+    check_same,
+)
 from crosscast.pipeline.release.registries.oci_auth import CREDENTIALS, Auth, credentials
 from crosscast.pipeline.release.registries.requests import Requests
 
@@ -33,6 +40,12 @@ DOCUMENTS = "release"
 
 PART = 64 << 20
 """Bytes of a file in one request; some registries refuse larger ones."""
+
+SETTLED = 1.0
+"""Seconds after which a tag is looked at again: others had that long between their look and their
+write, two small requests. Lamport, "A fast mutual exclusion algorithm" (1987), has the argument,
+of M. Fischer: of those who write within this time, all see the last one's.
+"""
 
 CHUNK = 1 << 20
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -66,13 +79,12 @@ class Oci:
         return Index(content=self._layer(model, manifest, INDEX) or b"", token=_digest(manifest))
 
     def write_index(self, *, model: str, content: bytes, token: str) -> None:
-        """Replace the index, if it is still the same just before."""
+        """Replace the index, if it is still the same just before, and stays the new one."""
         manifest = documents.index_manifest(INDEX, content)
         self._push(model, content)
         self._push(model, documents.EMPTY_CONFIG)
-        if self._tagged(model, INDEX_TAG) != token:
+        if not self._take(model, INDEX_TAG, manifest, present=token):
             raise Conflict
-        self._put(model, INDEX_TAG, manifest)
 
     def document(self, *, model: str, version: str, name: str) -> bytes | None:
         """A document of a release."""
@@ -114,13 +126,12 @@ class Oci:
         configs = [documents.model_config(release, name) for name in targets]
         for content in (*configs, *held.values(), documents.EMPTY_CONFIG):
             self._push(model, content)
-        for name, manifest in manifests.items():
-            self._put(model, f"{_tag(release.version)}__{name}", manifest)
-        whole = documents.release_index(release, manifests.values())
-        if self._tagged(model, _tag(release.version)) not in ("", whole.digest):
+        self._put_all(release, manifests)
+        whole, tag = documents.release_index(release, manifests.values()), _tag(release.version)
+        if self._take(model, tag, whole, present=""):
+            self._put_all(release, manifests)  # others may have taken their tags meanwhile
+        else:
             self.publish(folder=folder, release=release)  # somebody was quicker: is it the same?
-            return
-        self._put(model, _tag(release.version), whole)
 
     # Requests
 
@@ -157,9 +168,33 @@ class Oci:
         return None
 
     def _put(self, model: str, tag: str, manifest: documents.Manifest) -> None:
+        """Write a tag, in one try."""
         url = self._at(model, "manifests", tag)
         headers = {"Content-Type": manifest.kind}
-        self._requests.send("PUT", url, expected=(201,), content=manifest.content, headers=headers)
+        self._requests.once("PUT", url, expected=(201,), content=manifest.content, headers=headers)
+
+    def _put_all(self, release: Release, manifests: Mapping[str, documents.Manifest]) -> None:
+        """Give the manifests of a release, by name, their tags, where they have not."""
+        for name, manifest in manifests.items():
+            tag = f"{_tag(release.version)}__{name}"
+            if self._tagged(release.model, tag) != manifest.digest:
+                self._requests.retried(partial(self._put, release.model, tag, manifest))
+
+    def _take(self, model: str, tag: str, manifest: documents.Manifest, *, present: str) -> bool:
+        """Have a tag that names the digest `present` name a manifest; whether it did, and still
+        does when others have written what they will.
+        """
+
+        def attempt() -> bool:
+            if self._tagged(model, tag) not in (present, manifest.digest):
+                return False
+            self._put(model, tag, manifest)
+            return True
+
+        if not self._requests.retried(attempt):
+            return False
+        self._requests.sleep(SETTLED)
+        return self._tagged(model, tag) == manifest.digest
 
     def _push(self, model: str, content: bytes) -> None:
         """Upload a small blob, unless it is there."""
@@ -211,9 +246,7 @@ class Oci:
         )
 
     def _foreign(self, what: str) -> RegistryError:
-        return RegistryError(
-            f"{self._requests.shown}: {what}", fix="it is damaged or not ours: publish it again"
-        )
+        return RegistryError(f"{self._requests.shown}: {what}", fix=DAMAGED)
 
 
 class _Part:

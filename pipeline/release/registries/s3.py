@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from crosscast.pipeline import web
 from crosscast.pipeline.errors import ConfigError, GateError, RegistryError, ToolchainError
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release
 from crosscast.pipeline.release.registries.base import (
+    DAMAGED,
     INDEX,
     LARGEST,
     Conflict,
@@ -34,6 +36,12 @@ CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN), or AWS_PROFILE of "
     "~/.aws/credentials"
 )
+
+EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+"""Codes of a session that is over, whose status is 400, as of any other mistake.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
 
 CLAIM = "publishing"
 """Beside `release.json`, while a version is uploaded: the digest of the release that it is to be.
@@ -70,30 +78,42 @@ class S3:
         self, *, model: str, version: str, entry: Entry, start: int = 0
     ) -> Iterator[Iterator[bytes]]:
         """A file's bytes."""
+        yield self._pieces(f"{model}/{version}/{entry.path}", start, entry.size)
+
+    def _pieces(self, key: str, start: int, size: int) -> Iterator[bytes]:
+        """An object from there on. Explains failures of reading, not of what is done with it."""
         import obstore
 
-        if start >= entry.size:  # S3 answers 416 to a range that is empty
-            yield iter(())
+        if start >= size:  # S3 answers 416 to a range that is empty
             return
         with self._errors(transient=True):
-            found = obstore.get(
-                self._store, f"{model}/{version}/{entry.path}", options={"range": {"offset": start}}
-            )
-            yield map(bytes, found.stream(min_chunk_size=CHUNK))
+            found = obstore.get(self._store, key, options={"range": {"offset": start}})
+            yield from map(bytes, found.stream(min_chunk_size=CHUNK))
 
     def publish(self, *, folder: Path, release: Release) -> None:
         """Upload a release's directory."""
-        base = f"{release.model}/{release.version}"
+        claim = f"{release.model}/{release.version}/{CLAIM}"
         if self._published(release):
             return
-        self._claim(f"{base}/{CLAIM}", release)
+        self._claim(claim, release)
+        try:
+            # Again: who had the claim before has given it up when all of theirs was there.
+            if not self._published(release):
+                self._upload_all(folder, release)
+        except GateError:
+            self._delete(claim)
+            raise
+        self._delete(claim)
+
+    def _upload_all(self, folder: Path, release: Release) -> None:
+        """Write the files of a release, its document last."""
+        base = f"{release.model}/{release.version}"
         for entry in release.entries():
             self._upload(folder / entry.path, f"{base}/{entry.path}", entry.sha256)
         if (folder / SIGNATURE).exists():
             self._put(f"{base}/{SIGNATURE}", (folder / SIGNATURE).read_bytes())
         if not self._put(f"{base}/{RELEASE}", (folder / RELEASE).read_bytes(), token=""):
             self._published(release)  # somebody was quicker; if with other bytes, it raises
-        self._delete(f"{base}/{CLAIM}")
 
     def _published(self, release: Release) -> bool:
         """Whether the release is there; raises GateError where another is in its place."""
@@ -110,7 +130,10 @@ class S3:
         if self._put(key, release.digest.encode(), token=""):
             return
         found = self._get(key)
-        if found is None or found[0].decode(errors="replace") == release.digest:
+        if found is None:  # given up meanwhile
+            self._claim(key, release)
+            return
+        if found[0].decode(errors="replace") == release.digest:
             return  # of one that was killed, or uploads the same
         with self._errors():
             made = obstore.head(self._store, key)["last_modified"]
@@ -186,22 +209,25 @@ class S3:
         try:
             yield
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise RegistryError(
-                f"{self._url}: {_said(error)}: credentials are missing, wrong, expired or do not "
-                "allow this",
-                fix=CREDENTIALS,
-            ) from None
+            raise self._refused(error) from None
         except FileNotFoundError as error:
-            raise RegistryError(
-                f"{self._url}: {_said(error)}", fix="the release is damaged: publish it again"
-            ) from None
+            raise RegistryError(f"{self._url}: {_said(error)}", fix=DAMAGED) from None
         except BaseError as error:
+            if _code(error) in EXPIRED:
+                raise self._refused(error) from None
             if transient:
                 raise web.Transient(_said(error)) from None
             raise RegistryError(
                 f"{self._url}: {_said(error)}",
                 fix="check the network, AWS_REGION and AWS_ENDPOINT_URL; then try again",
             ) from None
+
+    def _refused(self, error: Exception) -> RegistryError:
+        return RegistryError(
+            f"{self._url}: {_said(error)}: credentials are missing, wrong, expired or do not "
+            "allow this",
+            fix=CREDENTIALS,
+        )
 
 
 def _store(url: str) -> S3Store:
@@ -230,6 +256,11 @@ def _store(url: str) -> S3Store:
             retry_config={
                 "max_retries": web.TRIES - 1,
                 "retry_timeout": timedelta(seconds=web.LONGEST_WAIT),
+                "backoff": {  # the library does not read Retry-After
+                    "init_backoff": timedelta(seconds=web.FIRST_WAIT),
+                    "max_backoff": timedelta(seconds=web.LONGEST_WAIT),
+                    "base": 2,
+                },
             },
             **_profile(),
         )
@@ -241,12 +272,15 @@ def _profile() -> dict[str, Any]:
     """Keys from the file of profiles, where no variable gives them; the library reads none."""
     if "AWS_ACCESS_KEY_ID" in os.environ:
         return {}
-    default = Path("~/.aws/credentials").expanduser()
+    place = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    path = Path(place).expanduser()
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", default), encoding="utf-8")
+        parser.read(path, encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{default}: cannot be read: {type(error).__name__}") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {type(error).__name__}", fix="mend the file, or set AWS_*"
+        ) from None
     name = os.environ.get("AWS_PROFILE", "default")
     section = parser[name] if parser.has_section(name) else {}
     wanted = {
@@ -258,7 +292,14 @@ def _profile() -> dict[str, Any]:
     return {ours: section[theirs] for ours, theirs in wanted.items() if theirs in section}
 
 
+def _code(error: Exception) -> str:
+    """S3's own name of what went wrong; "" where it gives none."""
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found[1] if found else ""
+
+
 def _said(error: Exception) -> str:
     """What happened, of the library's pages of text."""
     line = str(error).splitlines()[0].partition(": <?xml")[0]
-    return line.rpartition(" - ")[2]
+    code = _code(error)
+    return line.rpartition(" - ")[2] + (f" ({code})" if code else "")

@@ -91,7 +91,7 @@ def test_the_same_again_is_a_no_op(shop: Shop) -> None:
     before = (shop.artifacts / "m/1.0.0" / RELEASE).read_bytes()
     ended = shop.release()
     assert (ended.code, ended.place) == (0, None)
-    assert ended.said == "m 1.0.0 is published, and it is the same: nothing to publish"
+    assert ended.said == f"m 1.0.0 is in {shop.artifacts} already, the same: nothing to publish"
     assert (shop.artifacts / "m/1.0.0" / RELEASE).read_bytes() == before
 
 
@@ -143,6 +143,7 @@ def test_bump_without_a_change_publishes_nothing(shop: Shop) -> None:
         ({"bump": "minor", "version": "1.0.0"}, "contradict each other"),
         ({"key": "nowhere.key"}, "the key cannot be read"),
         ({"registry": "ftp://x"}, "no registry is reached by ftp://"),
+        ({"registry": "https://x:secret@y/z"}, "^https://y/z: a web server's registry is only"),
     ],
 )
 def test_what_cannot_be_wanted_is_told_before_anything_is_built(
@@ -213,7 +214,7 @@ def test_what_was_published_unsigned_stays_so_and_that_is_told(shop: Shop) -> No
     shop.release()
     private, _ = signing.keygen(shop.root / "keys")
     said = shop.release(key=str(private)).said
-    assert said.startswith("m 1.0.0 is published, unsigned, and stays so")
+    assert "already, the same (unsigned, and stays so): nothing to publish" in said
     assert not (shop.artifacts / "m/1.0.0" / SIGNATURE).exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,10 @@ def test_a_target_is_pulled_into_a_directory_of_the_models_name(root: Path, caps
     assert pull(root, "-t", "onnx") == 0
     assert there() == released(root)
     assert left() == ["m"]
-    assert capsys.readouterr().out.splitlines()[1:] == ["onnx: 0.0 MiB, passed", "m <- 0.0 MiB"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "onnx: 40.4 KiB, passed",
+        "m: 40.4 KiB downloaded",
+    ]
 
 
 def test_a_device_gets_what_suits_it(root: Path, capsys: Say) -> None:
@@ -198,6 +202,19 @@ def test_what_a_pull_left_that_was_killed_at_its_end_is_swept(root: Path, capsys
     Path(".m.pull/tree").mkdir(parents=True)
     assert pull(root, "-t", "onnx") == 0
     assert "m is up to date" in capsys.readouterr().out
+    assert left() == ["m"]
+
+
+def test_two_at_once_into_one_directory(root: Path) -> None:
+    """Different targets: one of them is there in the end, whole."""
+    children = []
+    for target in ("onnx", "tflite-int8") * 3:
+        child = os.fork()
+        if child == 0:
+            os._exit(pull(root, "-t", target))
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
+    assert there() in (released(root), released(root, "tflite-int8"))
     assert left() == ["m"]
 
 

@@ -175,6 +175,26 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     assert names(registry.root / "m") == [".lock"]
 
 
+def test_what_is_renamed_is_on_the_disk(
+    registry: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files and directories by their numbers; names change in between."""
+    synced: list[int] = []
+    put, sync = staging.put_in_place, os.fsync
+
+    def placed(staged: Path, place: Path) -> None:
+        assert {path.stat().st_ino for path in (staged, *staged.rglob("*"))} <= set(synced)
+        put(staged, place)
+
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (synced.append(os.fstat(number).st_ino), sync(number))
+    )
+    monkeypatch.setattr(staging, "put_in_place", placed)
+    add(registry, tmp_path / "r", "1.0.0")
+    model = registry.root / "m"
+    assert {(model / "index.json").stat().st_ino, model.stat().st_ino} <= set(synced)
+
+
 def test_a_registry_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "registry").touch()
     release = write(tmp_path / "r")

@@ -13,13 +13,16 @@ import pytest
 import shipped
 
 from crosscast.pipeline import web
-from crosscast.pipeline.errors import ConfigError, RegistryError
+from crosscast.pipeline.errors import ConfigError, GateError, RegistryError
+from crosscast.pipeline.release import channels
+from crosscast.pipeline.release.registries import oci
 from crosscast.pipeline.release.registries import oci_documents as documents
 from crosscast.pipeline.release.registries.oci import Oci
 from crosscast.pipeline.release.registries.oci_auth import IDENTITY, Credentials, credentials
 
 BASIC = "Basic " + base64.b64encode(b"me:mine").decode()
 CHALLENGE = 'Bearer realm="{}",service="ours",scope="repository:m:pull"'
+CLIENT = web.client
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
@@ -34,9 +37,8 @@ def log_in(tmp_path: Path, **entry: str) -> None:
 
 
 def registry(answer: Answer, monkeypatch: pytest.MonkeyPatch, url: str = "oci://host/of") -> Oci:
-    client = web.client
     transport = httpx.MockTransport(answer)
-    monkeypatch.setattr(web, "client", lambda **given: client(**given, transport=transport))
+    monkeypatch.setattr(web, "client", lambda **given: CLIENT(**given, transport=transport))
     return Oci(url, sleep=lambda seconds: None)
 
 
@@ -93,6 +95,25 @@ def test_name_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[httpx.Request] = []
     registry(guarded('Basic realm="x"', BASIC, asked), monkeypatch).index(model="m")
     assert len(asked) == 2
+
+
+def test_a_token_that_expires_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = iter(("first", "second", "third"))
+    uses: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "tokens":
+            return httpx.Response(200, json={"token": next(tokens)})
+        uses.append(request.headers.get("Authorization", ""))
+        if uses.count(uses[-1]) > 2 or not uses[-1]:
+            challenge = CHALLENGE.format("https://tokens/t")
+            return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+        return httpx.Response(404)
+
+    made = registry(answer, monkeypatch)
+    for _ in range(5):
+        assert made.index(model="m").content == b""
+    assert uses[1:] == [*["Bearer first"] * 3, *["Bearer second"] * 3, "Bearer third"]
 
 
 @pytest.mark.parametrize("challenge", ["Basic", "", CHALLENGE.format("http://tokens/t")])
@@ -179,6 +200,122 @@ def test_a_document_of_another_digest_is_refused(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(RegistryError, match=r"index.json of m has another digest"):
         registry(answer, monkeypatch).index(model="m")
+
+
+# Tags that others write at the same time
+
+
+class Stored:
+    """A registry that keeps blobs and manifests in memory. meanwhile: what happens as soon as
+    a publisher waits.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held: dict[str, bytes] = {}
+        self.meanwhile: list[Callable[[], None]] = []
+        self.oci = registry(self.answer, monkeypatch)
+        self.oci._requests.sleep = self._wait
+
+    def _wait(self, seconds: float) -> None:
+        assert seconds == oci.SETTLED
+        if self.meanwhile:
+            self.meanwhile.pop()()
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if request.method == "POST":
+            return httpx.Response(202, headers={"Location": path})
+        if request.method == "PUT":
+            name = request.url.params.get("digest") or path.rpartition("/")[2]
+            self.held[name] = request.content
+            self.held[documents.digest(request.content)] = request.content
+            return httpx.Response(201)
+        found = self.held.get(path.rpartition("/")[2])
+        return httpx.Response(404) if found is None else httpx.Response(200, content=found)
+
+    def tags(self) -> dict[str, bytes]:
+        return {name: held for name, held in self.held.items() if not name.startswith("sha256:")}
+
+
+def test_an_entry_that_another_writer_took_away_is_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other has looked before this one wrote, and writes after it."""
+    stored = Stored(monkeypatch)
+    other = documents.index_manifest("index.json", b'{"schema": 1}')
+    stored.held[documents.digest(b'{"schema": 1}')] = b'{"schema": 1}'
+    stored.meanwhile.append(lambda: stored.held.update(index=other.content))
+    channels.update(stored.oci, "m", lambda shelf: shelf.add("1.0.0", "a"))
+    assert not stored.meanwhile
+    assert channels.read(stored.oci, "m").versions == {"1.0.0": "a"}
+
+
+def test_an_entry_that_another_writer_has_kept_is_written_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A change that is not the same when done twice: a rollback."""
+    stored = Stored(monkeypatch)
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        channels.update(stored.oci, "m", lambda s, v=version: s.add(v, "a").promote("stable", v))
+    stored.meanwhile.append(
+        lambda: channels.update(stored.oci, "m", lambda shelf: shelf.add("9.0.0", "b")) and None
+    )
+    assert channels.rollback(stored.oci, model="m", channel="stable") == ("1.1.0", "1.2.0")
+    found = channels.read(stored.oci, "m")
+    assert [naming.version for naming in found.channels["stable"]][2:] == ["1.2.0", "1.1.0"]
+    assert "9.0.0" in found.versions
+
+
+def test_of_two_with_one_version_the_last_one_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, other = Stored(monkeypatch), Stored(monkeypatch)
+    for made, data in ((other, b"theirs"), (stored, b"ours")):
+        folder = tmp_path / data.decode()
+        release = shipped.made(folder, data=data)
+        if made is stored:
+            stored.meanwhile.append(lambda: stored.held.update(other.held))
+            with pytest.raises(GateError, match="a version never changes"):
+                stored.oci.publish(folder=folder, release=release)
+        else:
+            other.oci.publish(folder=folder, release=release)
+    assert stored.tags() == other.tags()
+
+
+def test_the_first_one_takes_the_tags_of_its_manifests_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some registries collect manifests that have none."""
+    stored = Stored(monkeypatch)
+    release = shipped.made(tmp_path / "r")
+    stored.meanwhile.append(lambda: stored.held.update({"1.0.0__onnx": b"of another"}))
+    stored.oci.publish(folder=tmp_path / "r", release=release)
+    manifest = documents.model_manifest(release, "onnx")
+    assert stored.tags()["1.0.0__onnx"] == manifest.content
+
+
+@pytest.mark.parametrize(("code", "headers"), [(429, {"Retry-After": "7"}), (503, {})])
+def test_a_registry_that_is_busy_is_published_to_all_the_same(
+    code: int, headers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request of each kind is refused."""
+    well, busy = Stored(monkeypatch), Stored(monkeypatch)
+    release = shipped.made(tmp_path / "r")
+    well.oci.publish(folder=tmp_path / "r", release=release)
+    seen, waits = set(), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        kind = (request.method, str(request.url))
+        if kind not in seen:
+            seen.add(kind)
+            return httpx.Response(code, headers=headers)
+        return busy.answer(request)
+
+    made = registry(answer, monkeypatch)
+    made._requests.sleep = waits.append
+    made.publish(folder=tmp_path / "r", release=release)
+    assert busy.held == well.held
+    assert {*waits} == {oci.SETTLED, *([7.0] if headers else [0.5])}
 
 
 def test_the_documents_of_a_release(tmp_path: Path) -> None:
