@@ -34,7 +34,7 @@ def rows(
     cache = tmp_path_factory.mktemp("cache")
     (cache / "overlays").symlink_to(overlays)
     name = request.param
-    plan = plans.honest(plans.configured(MODELS[name], SAMPLE[name]))
+    plan = plans.honest(plans.configured(MODELS[name].config, SAMPLE[name]))
     with bench(cache, jobs=os.cpu_count() or 1) as place:
         honest = matrix.honest_rows(place, plan, model=name)
         mutants, _ = matrix.semantic_rows(place, plan, list(SEMANTIC), model=name)
