@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crosscast.targets.base import Computing, Delivered
+from crosscast.targets.families import finite
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.parameters import Parameters
 
@@ -31,6 +32,17 @@ STORED: Mapping[str, Delivered] = {
 }
 """Precisions by the dtype of constants; the others are shapes, indices and biases."""
 
+CALCULATING = frozenset(
+    (
+        "ADD", "SUB", "MUL", "DIV", "GATHER", "EMBEDDING_LOOKUP", "PRELU", "SQUARED_DIFFERENCE",
+        "QUANTIZE",
+    )
+)  # fmt: skip
+"""Operators that make another number of each that they read, or give it as it is; beside those that
+sum products."""
+
+FLOATS = ("float16", "float32", "float64")
+
 LEVELS = ("int8", "uint8", "int16", "int32", "int64")
 """dtypes of tensors whose parameters stand for real numbers."""
 
@@ -47,11 +59,25 @@ def computing(made: Any) -> tuple[Computing, ...]:
 
 
 def problems(made: Any) -> Iterator[str]:
-    """What is wrong with the parameters of tensors, one line each."""
+    """What is wrong with the parameters of tensors, and with floats that are calculated with; one
+    line each.
+    """
     for graph in made.subgraphs:
         for tensor in graph.tensors:
             if (found := _parameters(made, tensor)) is not None:
                 yield from found.problems()
+        yield from filter(None, _not_finite(made, graph))
+
+
+def _not_finite(made: Any, graph: Any) -> Iterator[str]:
+    for index, readers in files.constants(made, graph).items():
+        tensor = graph.tensors[index]
+        dtype = files.numpy_name(tensor.type)
+        is_plain = dtype in FLOATS and tensor.sparsity is None
+        if is_plain and readers & (ARITHMETIC | CALCULATING):
+            values = files.data_of(made, tensor).view(dtype).reshape(files.signature_of(tensor))
+            is_summed = bool(readers & ARITHMETIC)
+            yield finite.problem(files.text(tensor.name), values, is_summed=is_summed)
 
 
 def _computing(

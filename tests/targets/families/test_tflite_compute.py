@@ -82,3 +82,15 @@ def test_weights_that_rounding_took_whole_are_said() -> None:
     made.buffers[made.subgraphs[0].tensors[1].buffer].data = np.zeros(8, np.uint8)
     (line,) = problems(made)
     assert line.startswith("'w' is all zero at the scale 0.4, which is larger than any")
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_said(value: float, unfolded: bool) -> None:
+    sound = product("float32", "float16" if unfolded else "float32", unfolded=unfolded)
+    made = files.parse(bytearray(files.packed(sound)))
+    tensor = made.subgraphs[0].tensors[1]
+    assert list(problems(made)) == []
+    files.data_of(made, tensor).view(files.numpy_name(tensor.type))[5] = value
+    (line,) = problems(made)
+    assert line.startswith(f"'w' holds {value:g} at (2, 1), which")
