@@ -28,6 +28,7 @@ from crosscast.targets.base import (
     tapping,
     toolchains,
     tried,
+    weighing,
 )
 
 if TYPE_CHECKING:
@@ -453,6 +454,9 @@ class _Builder:
                 parity={},
             )
             inputs["before"] = Output(before)
+        weights = weighing(TARGETS[name]) if quantized else None
+        if weights:
+            inputs["floats"] = self.steps[model].inputs["model"]
         return self._verdict(
             f"verify {name}",
             name,
@@ -460,6 +464,7 @@ class _Builder:
             precision_asked=self._precision_asked(name),
             io=self._io(name),
             parity=settings.parity_options(),
+            **({"weights": reference_to(weights)} if weights else {}),
             **task,
         )
 
@@ -477,7 +482,11 @@ class _Builder:
                 **options,
             },
             inputs=inputs,
-            functions=(reference_to(target.open), reference_to(target.precision)),
+            functions=(
+                reference_to(target.open),
+                reference_to(target.precision),
+                *([options["weights"]] if "weights" in options else []),
+            ),
         )
 
     def _package(

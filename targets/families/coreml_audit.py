@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscast.pipeline.errors import StageError, Unproven
+from crosscast.pipeline.parity.gains import Weight
 from crosscast.targets.base import Computing, Delivered, Precision
 from crosscast.targets.families import finite
 from crosscast.targets.families.coreml import MODEL, SPEC, spec_of
@@ -92,6 +93,11 @@ def precision(*, artifact: Path) -> Precision:
     )
 
 
+def weights(*, artifact: Path) -> Iterator[Weight]:
+    """The real numbers that the program's constants stand for, but for palettes."""
+    return Audited(artifact).weights()
+
+
 class Audited:
     """The operations of a package's functions, nested ones included."""
 
@@ -123,6 +129,15 @@ class Audited:
                     size=sizes.total(),
                 )
 
+    def weights(self) -> Iterator[Weight]:
+        """The real numbers that constants stand for, but for palettes."""
+        for operation in self.operations:
+            name = operation.outputs[0].name if operation.outputs else operation.type
+            if operation.type == "const":
+                yield from (Weight(name, values) for values in self._floats_of(operation))
+            elif operation.type in LEVELS and (found := self._parameters(name, operation)):
+                yield from filter(None, [found.weight])
+
     def problems(self) -> Iterator[str]:
         """What is wrong with scales, zero points and palettes, and with floats that are calculated
         with; one line each.
@@ -149,10 +164,13 @@ class Audited:
     def _floats(self, operation: Any) -> Iterator[tuple[str, Any]]:
         """The names and values of the float constants that an operator reads."""
         for maker in self._constants(operation):
-            floats = [it for _, it in _held(maker) if _dtype(it.type.tensorType) in FLOATS]
-            for values in map(self._read, floats):
-                if values is not None:
-                    yield maker.outputs[0].name, values
+            for values in self._floats_of(maker):
+                yield maker.outputs[0].name, values
+
+    def _floats_of(self, maker: Any) -> Iterator[Any]:
+        """The values of the floats that a constant's operation holds itself."""
+        floats = [it for _, it in _held(maker) if _dtype(it.type.tensorType) in FLOATS]
+        yield from (values for values in map(self._read, floats) if values is not None)
 
     def _parameters(self, name: str, operation: Any) -> Parameters | None:
         levels, point = LEVELS[operation.type]
@@ -169,6 +187,7 @@ class Audited:
             dtype="int8" if levels_of is None else levels_of.dtype.name,
             channels=held.shape[int(axis)] if by_channel else None,
             levels=held,
+            axis=None if axis is None else int(axis),
         )
 
     def value(self, operation: Any, parameter: str) -> Any:

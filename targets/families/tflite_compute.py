@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from crosscast.pipeline.parity.gains import Weight
 from crosscast.targets.base import Computing, Delivered
 from crosscast.targets.families import finite
 from crosscast.targets.families import tflite_file as files
@@ -56,6 +57,18 @@ def computing(made: Any) -> tuple[Computing, ...]:
         for operator in graph.operators
         if (name := files.operator_name(made, operator)) in ARITHMETIC
     )
+
+
+def weights(made: Any) -> Iterator[Weight]:
+    """The real numbers that constants stand for."""
+    for graph in made.subgraphs:
+        for tensor in graph.tensors:
+            values, dtype = files.data_of(made, tensor), files.numpy_name(tensor.type)
+            if values is not None and dtype in FLOATS and tensor.sparsity is None:
+                shape = files.signature_of(tensor)
+                yield Weight(files.text(tensor.name), values.view(dtype).reshape(shape))
+            elif (found := _parameters(made, tensor)) is not None and found.weight is not None:
+                yield found.weight
 
 
 def problems(made: Any) -> Iterator[str]:
@@ -132,5 +145,6 @@ def _parameters(made: Any, tensor: Any) -> Parameters | None:
         points=None if held.zeroPoint is None else np.asarray(held.zeroPoint),
         dtype=dtype,
         channels=shape[held.quantizedDimension] if by_channel else None,
-        levels=None if data is None else data.view(dtype),
+        levels=None if data is None else data.view(dtype).reshape(shape),
+        axis=held.quantizedDimension,
     )
