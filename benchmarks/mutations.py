@@ -32,8 +32,9 @@ CONFIGS = HERE.parent / "configs"
 
 SPREAD = (
     "BGR for RGB", "LeakyRelu for Relu", "Relu for Relu6", "activation missing", "channels swapped",
-    "classes one off", "constant output", "last bias dropped", "middle bias dropped", "one off",
-    "pads shifted", "stale batch-norm statistics", "transposed weights", "wrong epsilon",
+    "classes one off", "constant output", "dropout left on", "last bias dropped",
+    "middle bias dropped", "one off", "pads shifted", "stale batch-norm statistics",
+    "transposed weights", "wrong epsilon",
 )  # fmt: skip
 """Of the semantic mutations, for models that take minutes each to build: inputs, layers and outputs
 have some, the least wrong ones are among them."""
@@ -56,6 +57,7 @@ class Model:
 MODELS = {
     "digits-vae": Model(config=CONFIGS / "digits-vae.yaml", damaged=True),
     "lstm": Model(config=HERE / "mutants/lstm.yaml", damaged=True),
+    "vit": Model(config=HERE / "mutants/vit.yaml"),
     "cifar-resnet8": Model(config=CONFIGS / "cifar-resnet8.yaml"),
     "silero-vad": Model(config=CONFIGS / "silero-vad.yaml"),
     "basic-pitch": Model(config=CONFIGS / "basic-pitch.yaml", mutations=SPREAD),
@@ -79,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="MODEL", choices=MODELS, default=list(MODELS))
     parser.add_argument("--target", "-t", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--mutation", "-m", nargs="+", choices=SEMANTIC, default=list(SEMANTIC))
     parser.add_argument("--group", "-g", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--jobs", "-j", type=int, default=2, help="steps at a time")
     parser.add_argument("--work", type=Path, default=HERE.parent / ".cache/mutations")
@@ -89,7 +92,7 @@ def main() -> None:
         with bench(chosen.work, jobs=chosen.jobs, timeout=TIMEOUT) as place:
             for name, target in itertools.product(chosen.only, chosen.target):
                 if target in MODELS[name].targets:
-                    run(place, name, target, chosen.group)
+                    run(place, name, target, chosen.group, chosen.mutation)
     rows = results.read()
     tables.write(rows)
     wrong = results.alarms(rows) + results.survivors(rows)
@@ -97,7 +100,9 @@ def main() -> None:
     sys.exit(bool(wrong))
 
 
-def run(place: Bench, name: str, target: str, groups: Collection[str]) -> None:
+def run(
+    place: Bench, name: str, target: str, groups: Collection[str], mutations: Collection[str]
+) -> None:
     """Build and judge one model's mutants on one target; what was found is kept at once."""
     started = time.monotonic()
     model = MODELS[name]
@@ -106,7 +111,8 @@ def run(place: Bench, name: str, target: str, groups: Collection[str]) -> None:
     results.add(name, [honest])
     said = f"honest {honest.status}"
     if honest.status == "passed" and "semantic" in groups:
-        rows, effects = matrix.semantic_rows(place, plan, model.mutations, model=name)
+        chosen = [mutation for mutation in model.mutations if mutation in mutations]
+        rows, effects = matrix.semantic_rows(place, plan, chosen, model=name)
         results.add(name, rows, effects=effects)
         said += f", {sum(map(results.rejected, rows))} of {len(rows)} mutants rejected"
     if honest.status == "passed" and "calibration" in groups:
