@@ -57,7 +57,7 @@ class Model:
 MODELS = {
     "digits-vae": Model(config=CONFIGS / "digits-vae.yaml", damaged=True),
     "lstm": Model(config=HERE / "mutants/lstm.yaml", damaged=True),
-    "vit": Model(config=HERE / "mutants/vit.yaml"),
+    "gpt2": Model(config=HERE / "mutants/gpt2.yaml"),
     "cifar-resnet8": Model(config=CONFIGS / "cifar-resnet8.yaml"),
     "silero-vad": Model(config=CONFIGS / "silero-vad.yaml"),
     "basic-pitch": Model(config=CONFIGS / "basic-pitch.yaml", mutations=SPREAD),
