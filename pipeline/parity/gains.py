@@ -24,11 +24,11 @@ LEAST = 64
 """Elements of a weight that is looked for: fewer look alike by chance."""
 
 ALIKE = 0.9
-"""The least cosine between a weight and the same one quantized: 4 bits leave 0.98 and more, and
-other weights of a network have less than 0.5."""
+"""The least cosine between a weight and the same one quantized (MiniLM in 4 bits: 0.996)."""
 
 LIMIT = 0.1
-"""How far a gain may be from 1."""
+"""How far a gain may be from 1: five times what four bits do to it (MiniLM: 0.981 to 1.009, of 38
+weights; in int8 0.997 to 1.003), and less than half of what a scale of a quarter too much does."""
 
 PROBED = 1024
 """Elements of a weight, evenly spread, by which it is looked for."""
