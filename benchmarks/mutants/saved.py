@@ -22,6 +22,9 @@ SCALED = {
 }
 """Where ONNX operators take weights and their scales."""
 
+LEVELS = "/quantized_data"
+"""Ends the names of what Core ML gives back by a scale."""
+
 LEAST = 16
 """Elements of what counts as a weight: shapes, scales and biases of small layers have fewer."""
 
@@ -147,7 +150,18 @@ def _coreml(artifact: Path) -> Saved:
         shutil.copytree(artifact / coreml.MODEL, out / coreml.MODEL)
         _write(out / coreml.MODEL / place, content)
 
-    return Saved(weights={name: it for name, it in weights.items() if _counts(it)}, write=write)
+    scales = {name: f"{name.removesuffix(LEVELS)}/scale" for name in weights if LEVELS in name}
+    return Saved(
+        weights={
+            name: it for name, it in weights.items() if name not in scales.values() and _counts(it)
+        },
+        scales={
+            name: weights[scale]
+            for name, scale in scales.items()
+            if scale in weights and _counts(weights[name])
+        },
+        write=write,
+    )
 
 
 def _blobs(spec: Any) -> Iterator[tuple[str, Any]]:
@@ -155,10 +169,12 @@ def _blobs(spec: Any) -> Iterator[tuple[str, Any]]:
     for function in spec.mlProgram.functions.values():
         for operation in function.block_specializations[function.opset].operations:
             if operation.type.startswith("const"):
-                given = [it.value for one in operation.inputs.values() for it in one.arguments]
-                for index, value in enumerate([*operation.attributes.values(), *given]):
+                given = [
+                    (key, it.value) for key, one in operation.inputs.items() for it in one.arguments
+                ]
+                for key, value in [*operation.attributes.items(), *given]:
                     if value.HasField("blobFileValue"):
-                        yield f"{operation.outputs[0].name}/{index}", value
+                        yield f"{operation.outputs[0].name}/{key}", value
 
 
 def _counts(array: Array) -> bool:
