@@ -28,8 +28,14 @@ def summary(rows: Sequence[Row]) -> str:
         f"{len(semantic)} semantic mutants of {len(models)} models on"
         f" {len({row.target for row in semantic})} targets:"
         f" {len(results.survivors(rows))} passed."
-        f" {len(results.honest(rows))} honest artifacts: {len(results.alarms(rows))} rejected."
+        f" {len(results.honest(rows))} honest artifacts: {len(results.alarms(rows))} rejected"
+        f"{_lossy(rows)}."
     )
+
+
+def _lossy(rows: Sequence[Row]) -> str:
+    count = sum((row.model, row.target) in results.LOSSY for row in results.honest(rows))
+    return f", and {count} that its precision costs too much" if count else ""
 
 
 def mutations(rows: Sequence[Row]) -> str:
@@ -96,7 +102,8 @@ def _refused(rows: Sequence[Row]) -> str:
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.group == "honest" and row.status != "passed":
-            found.setdefault((row.model, row.reason), []).append(f"`{row.target}`")
+            reason = results.LOSSY.get((row.model, row.target), row.reason)
+            found.setdefault((row.model, reason), []).append(f"`{row.target}`")
     return "\n".join(
         f"- `{model}` x {', '.join(targets)}: {reason}"
         for (model, reason), targets in found.items()
