@@ -35,25 +35,21 @@ def weights(held: Held) -> Iterator[Weight]:
 
 def _multiplied(held: Held) -> Iterator[Parameters]:
     """What is cast and multiplied by its scale: stored numbers, or the sums of their products with
-    activations, whose own scale comes into the factor.
+    activations.
     """
     assert held.read is not None
     levels = {name: name for name, (dtype, _) in held.constants.items() if dtype in BYTES}
-    factors = {name: name for name, (dtype, _) in held.constants.items() if dtype in FLOATS}
-    measured, points = set[str](), dict[str, str]()
+    points: dict[str, str] = {}
+    factors = _factors(held)
     for node in held.nodes:
-        if node.operator == "DynamicQuantizeLinear":
-            measured.add(node.outputs[1])
-        elif node.operator == "MatMulInteger" and node.inputs[1] in levels:
-            levels[node.outputs[0]] = node.inputs[1]
-            points[node.inputs[1]] = next(iter(node.inputs[3:4]), "")
-        elif node.operator in ("Cast", "Gather") and node.inputs[0] in levels:
+        if node.operator in ("Cast", "Gather") and node.inputs[0] in levels:
             levels[node.outputs[0]] = levels[node.inputs[0]]
+        elif node.operator == "MatMulInteger" and node.inputs[1] in levels:
+            name = levels[node.outputs[0]] = levels[node.inputs[1]]
+            points[name] = next(iter(node.inputs[3:4]), "")
         elif node.operator == "Mul":
             for one, other in (node.inputs, reversed(node.inputs)):
-                if one in measured and other in factors:
-                    factors[node.outputs[0]] = factors[other]
-                elif one in levels and other in factors:
+                if one in levels and other in factors:
                     name = levels[one]
                     point = points.get(name, "")
                     yield Parameters(
@@ -63,6 +59,19 @@ def _multiplied(held: Held) -> Iterator[Parameters]:
                         levels=held.read(name),
                         axis=-1,
                     )
+
+
+def _factors(held: Held) -> dict[str, str]:
+    """The float constant in each factor: itself, or where it comes multiplied with the scale that
+    an activation was just given.
+    """
+    factors = {name: name for name, (dtype, _) in held.constants.items() if dtype in FLOATS}
+    given = {it.outputs[1] for it in held.nodes if it.operator == "DynamicQuantizeLinear"}
+    for node in held.nodes:
+        scales = [name for name in node.inputs if name in factors]
+        if node.operator == "Mul" and scales and given & {*node.inputs}:
+            factors[node.outputs[0]] = factors[scales[0]]
+    return factors
 
 
 def _blocks(held: Held, node: Node) -> Iterator[Weight]:
