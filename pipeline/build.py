@@ -30,8 +30,9 @@ from crosscast.pipeline.events import (
 from crosscast.pipeline.executors.local import LocalExecutor, Outcome, Task
 from crosscast.pipeline.fetch import fetch, missing
 from crosscast.pipeline.graph import File, Output, Plan, Step
+from crosscast.pipeline.ledger import Forecast, Ledger, forecast
 from crosscast.pipeline.planner import plan, runtime_options
-from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
+from crosscast.pipeline.runner import Runner, Settings, worst
 from crosscast.pipeline.stages import STAGES
 from crosscast.pipeline.store import Store, Workspace
 from crosscast.pipeline.toolchain import Toolchain

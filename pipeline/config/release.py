@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from crosscast.pipeline.config.fields import CHANNEL, Model, problem
+from crosscast.pipeline.config.schedule import Hooks, ScheduleOrCron
 
 PEM = "-----BEGIN "
 """How a key begins that is given itself, in place of its file."""
@@ -93,4 +94,10 @@ class ReleasePolicy(Model):
         description="Private key that signs, which `crosscast keygen` makes: a PEM file, or its "
         "text from a variable, such as ${RELEASE_KEY:-}; default unsigned.",
     )
+    schedule: ScheduleOrCron | None = Field(
+        default=None,
+        description="When `crosscast schedule` releases the model by itself: a cron expression, "
+        "or more.",
+    )
+    hooks: Hooks = Field(default=Hooks(), description="Who is told how a release has ended.")
     gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
