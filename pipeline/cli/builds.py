@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from crosscast.pipeline.cli.common import (
     AsJson,
     Configs,
     OneConfig,
+    RegistryAt,
     Targets,
     Verbose,
     app,
@@ -171,12 +173,43 @@ def build(
     raise typer.Exit(worst(codes))
 
 
-@app.command(epilog="Example: crosscast verify artifacts/efficientnet-lite0/1.0.0/tflite-int8")
+@app.command(epilog="Example: crosscast verify artifacts/efficientnet-lite0@stable")
 def verify(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's directory.", show_default=False)],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|[REGISTRY/]MODEL[@VERSION|@CHANNEL]",
+            help="An artifact's directory, or a release: by its name or its directory.",
+            show_default=False,
+        ),
+    ],
+    target: Targets = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Public key: refuse a release it did not sign.")
+    ] = None,
+    registry: RegistryAt = "artifacts",
     json_: AsJson = False,
 ) -> None:
-    """Prove an artifact again from its own test vectors, without its source."""
+    """Prove an artifact, or every one of a release, again from its own test vectors, without its
+    source, in the runtimes that are installed now.
+
+    Exit codes: 0 all proven, or allowed by the release to be unverified; 1 a worker did not end
+    well; 2 usage; 3 a runtime is missing; 4 one was not proven; 6 the registry, a digest or a
+    signature was refused.
+    """
+    from crosscast.pipeline.release import located
+
+    if located.is_named(what, registry=registry):
+        raise typer.Exit(_verify_release(what, target or (), key, registry, json_=json_))
+    if target or key:
+        raise ConfigError(
+            f"{what}: --target and --key are of a release",
+            fix="name the release: [REGISTRY/]MODEL@VERSION, or its directory",
+        )
+    raise typer.Exit(_verify_artifact(Path(what), json_=json_))
+
+
+def _verify_artifact(artifact: Path, *, json_: bool) -> int:
     import json
 
     from crosscast.pipeline import build as work
@@ -188,7 +221,35 @@ def verify(
     else:
         reason = f": {verdict['reason']}" if verdict["reason"] else ""
         typer.echo(f"{artifact}: {verdict['status']}{reason}")
-    raise typer.Exit(work.verdict_code(verdict))
+    return work.verdict_code(verdict)
+
+
+def _verify_release(
+    name: str, targets: Collection[str], key: Path | None, registry: str, *, json_: bool
+) -> int:
+    import json
+
+    from crosscast.pipeline.release import located, reverify, wording
+    from crosscast.pipeline.runner import Settings, worst
+
+    def say(text: str) -> None:
+        if not json_:
+            typer.echo(text)
+
+    found = located.find(name, registry=registry, key=key)
+    say(wording.headline(found, signed=key is not None))
+    proofs = []
+    for proof in reverify.prove(
+        found, only=targets, store=open_store(), settings=Settings(artifacts=Path(registry))
+    ):
+        say(reverify.describe(proof))
+        proofs.append(proof)
+    say(reverify.summary(found, proofs))
+    code = worst([proof.code for proof in proofs])
+    if json_:
+        told = reverify.to_json(found, proofs, code=code, signed=key is not None)
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+    return code
 
 
 @app.command(epilog="Example: crosscast explain artifacts/efficientnet-lite0/1.0.0/tflite-int8")

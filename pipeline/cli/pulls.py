@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crosscast.pipeline.cli.common import app
+
+if TYPE_CHECKING:
+    from crosscast.pipeline.config.profiles import Written
 
 
 @app.command(epilog="Example: crosscast pull ./artifacts/m@stable --device pixel-8 -o model")
@@ -57,7 +60,7 @@ def pull(
     found = work.find(release, key=key, lock=lock)
     typer.echo(wording.headline(found, signed=key is not None))
     if list_:
-        typer.echo(wording.targets(found.release))
+        typer.echo(wording.listed(found.release))
         return
     choice = work.choose(found, device=device, target=target, profiles=devices)
     if explain:
@@ -72,14 +75,27 @@ def pull(
     typer.echo(wording.delivered(pulled))
 
 
-@app.command(epilog="Example: crosscast devices")
+@app.command(epilog="Example: crosscast devices configs/efficientnet-lite0.yaml")
 def devices(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="A config: those that come with its release, too.", show_default=False),
+    ] = None,
     devices: Annotated[
         Path | None, typer.Option("--devices", help="A file with devices of your own.")
     ] = None,
 ) -> None:
     """List the devices that `pull` knows, and the targets that each takes, best first."""
+    from crosscast.pipeline.release import wording
     from crosscast.pipeline.release.devices import profiles
 
-    for name, device in profiles(devices).items():
-        typer.echo(f"{name:<20} {device.summary}\n{'':<20} {', '.join(device.targets or ())}")
+    own = _devices_of(config) if config else {}
+    for name, device in profiles(devices, shipped=own).items():
+        typer.echo(wording.device(name, device))
+
+
+def _devices_of(config: Path) -> dict[str, Written]:
+    from crosscast.pipeline.config.devices import written
+    from crosscast.pipeline.config.load import load
+
+    return written(load(config).release.devices)

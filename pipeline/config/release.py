@@ -15,7 +15,9 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from crosscast.pipeline.config.fields import CHANNEL, Model, problem
+from crosscast.pipeline.config.devices import Profile
+from crosscast.pipeline.config.fields import Model, problem
+from crosscast.pipeline.config.names import CHANNEL
 from crosscast.pipeline.config.schedule import Hooks, ScheduleOrCron
 
 PEM = "-----BEGIN "
@@ -101,3 +103,8 @@ class ReleasePolicy(Model):
     )
     hooks: Hooks = Field(default=Hooks(), description="Who is told how a release has ended.")
     gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
+    devices: dict[str, Profile] = Field(
+        default={},
+        description="Devices of your own, by name, which come with the release: whoever pulls it "
+        "names them as those that everybody has.",
+    )

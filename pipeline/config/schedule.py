@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from crosscast.pipeline.config.fields import CHANNEL, SEMVER, Model, did_you_mean, problem
+from crosscast.pipeline.config.fields import Model, problem
+from crosscast.pipeline.config.names import CHANNEL, SEMVER, did_you_mean
 
 FIELDS = ("minute", "hour", "day of the month", "month", "day of the week")
 DAY, WEEKDAY = 2, 4

@@ -14,7 +14,7 @@ from semver import Version
 
 from crosscast.pipeline import staging
 from crosscast.pipeline.build import build
-from crosscast.pipeline.config.fields import SEMVER
+from crosscast.pipeline.config.names import SEMVER
 from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.digest import of_json
 from crosscast.pipeline.errors import EXIT_BUG, ConfigError, CrosscastError, GateError

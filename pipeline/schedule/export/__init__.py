@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from crosscast.pipeline.config.fields import did_you_mean
+from crosscast.pipeline.config.names import did_you_mean
 from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.errors import ConfigError
 from crosscast.pipeline.schedule.export import crontab, github, gitlab, kubernetes, systemd
