@@ -2,46 +2,78 @@
 
 Semantic mutants are built by the targets' own conversion and quantization from a float ONNX model
 that computes something else, the miscalibrated from samples of another range; each is judged by
-the stage `verify` against the honest model's reference. The tables go to benchmarks/results;
-`--tables` only writes them again. Ends with an error where an honest artifact was rejected, or a
-semantic mutant was not.
+the stage `verify` against the honest model's reference. What is found of a model on a target is
+written to benchmarks/results as soon as it is known, and steps that are done are not done again: a
+run that was ended goes on where it was. `--tables` only writes the tables again. Ends with an error
+where an honest artifact was rejected, or a semantic mutant was not.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from mutants import matrix, plans, results, tables
-from mutants.bench import bench
+from mutants.bench import Bench, bench
 from mutants.rescale import RANGES
 from mutants.semantic import SEMANTIC
 
 from crosscast.targets import TARGETS
 
 CONFIGS = HERE.parent / "configs"
-MODELS = {
-    **{
-        name: CONFIGS / f"{name}.yaml"
-        for name in (
-            "digits-vae", "cifar-resnet8", "silero-vad", "basic-pitch", "efficientnet-lite0",
-            "minilm",
-        )
-    },
-    "lstm": HERE / "mutants/lstm.yaml",
-}  # fmt: skip
-"""Configs by name: convolutional and recurrent networks, a transformer; images, sound, text."""
 
-DAMAGED = ("digits-vae", "lstm", "silero-vad")
-"""Models small enough to be judged hundreds of times."""
+SPREAD = (
+    "BGR for RGB", "LeakyRelu for Relu", "Relu for Relu6", "activation missing", "channels swapped",
+    "classes one off", "constant output", "dropout left on", "last bias dropped",
+    "middle bias dropped", "one off", "pads shifted", "stale batch-norm statistics",
+    "transposed weights", "wrong epsilon",
+)  # fmt: skip
+"""Of the semantic mutations, for models that take minutes each to build: inputs, layers and outputs
+have some, the least wrong ones are among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is built of a model.
+
+    config: as it is delivered; its own targets do not matter. mutations: the semantic ones.
+    damaged: whether its files are, which judges it hundreds of times.
+    """
+
+    config: Path
+    targets: Sequence[str] = tuple(TARGETS)
+    mutations: Sequence[str] = tuple(SEMANTIC)
+    damaged: bool = False
+
+
+MODELS = {
+    "digits-vae": Model(config=CONFIGS / "digits-vae.yaml", damaged=True),
+    "lstm": Model(config=HERE / "mutants/lstm.yaml", damaged=True),
+    "gpt2": Model(config=HERE / "mutants/gpt2.yaml"),
+    "cifar-resnet8": Model(config=CONFIGS / "cifar-resnet8.yaml"),
+    "silero-vad": Model(config=CONFIGS / "silero-vad.yaml"),
+    "basic-pitch": Model(config=CONFIGS / "basic-pitch.yaml", mutations=SPREAD),
+    "minilm": Model(config=CONFIGS / "minilm.yaml", mutations=SPREAD),
+    "efficientnet-lite0": Model(config=CONFIGS / "efficientnet-lite0.yaml", mutations=SPREAD),
+}
+"""By name: convolutional and recurrent networks, a transformer; images, sound, text."""
+
+GROUPS = ("semantic", "calibration", "damage")
+"""Of mutants. What is honest is built with any of them."""
 
 FLIPS = 8
 """Of each bit of each dtype in each file."""
+
+TIMEOUT = 7200
+"""Seconds for a step: it does the work of all mutants."""
 
 
 def main() -> None:
@@ -49,13 +81,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="MODEL", choices=MODELS, default=list(MODELS))
     parser.add_argument("--target", "-t", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--mutation", "-m", nargs="+", choices=SEMANTIC, default=list(SEMANTIC))
+    parser.add_argument("--group", "-g", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--jobs", "-j", type=int, default=2, help="steps at a time")
     parser.add_argument("--work", type=Path, default=HERE.parent / ".cache/mutations")
     parser.add_argument("--tables", action="store_true", help="write the tables of what was run")
     chosen = parser.parse_args()
     if not chosen.tables:
-        for name in chosen.only:
-            run(name, chosen.target, work=chosen.work, jobs=chosen.jobs)
+        chosen.work.mkdir(parents=True, exist_ok=True)
+        with bench(chosen.work, jobs=chosen.jobs, timeout=TIMEOUT) as place:
+            for name, target in itertools.product(chosen.only, chosen.target):
+                if target in MODELS[name].targets:
+                    run(place, name, target, chosen.group, chosen.mutation)
     rows = results.read()
     tables.write(rows)
     wrong = results.alarms(rows) + results.survivors(rows)
@@ -63,19 +100,26 @@ def main() -> None:
     sys.exit(bool(wrong))
 
 
-def run(name: str, targets: list[str], *, work: Path, jobs: int) -> None:
-    """Build and judge one model's mutants."""
+def run(
+    place: Bench, name: str, target: str, groups: Collection[str], mutations: Collection[str]
+) -> None:
+    """Build and judge one model's mutants on one target; what was found is kept at once."""
     started = time.monotonic()
-    plan = plans.honest(plans.configured(MODELS[name], targets))
-    work.mkdir(parents=True, exist_ok=True)
-    with bench(work, jobs=jobs) as place:
-        results.add(name, matrix.honest_rows(place, plan, model=name))
-        if name in DAMAGED:
-            results.add(name, damage=matrix.damage(place, plan, flips=FLIPS))
-        semantic, effects = matrix.semantic_rows(place, plan, list(SEMANTIC), model=name)
-        results.add(name, semantic, effects=effects)
+    model = MODELS[name]
+    plan = plans.honest(plans.configured(model.config, [target]))
+    (honest,) = matrix.honest_rows(place, plan, model=name)
+    results.add(name, [honest])
+    said = f"honest {honest.status}"
+    if honest.status == "passed" and "semantic" in groups:
+        chosen = [mutation for mutation in model.mutations if mutation in mutations]
+        rows, effects = matrix.semantic_rows(place, plan, chosen, model=name)
+        results.add(name, rows, effects=effects)
+        said += f", {sum(map(results.rejected, rows))} of {len(rows)} mutants rejected"
+    if honest.status == "passed" and "calibration" in groups:
         results.add(name, list(matrix.calibration_rows(place, plan, list(RANGES), model=name)))
-    print(f"{name}: {len(semantic)} mutants, {time.monotonic() - started:.0f} s", flush=True)
+    if honest.status == "passed" and "damage" in groups and model.damaged:
+        results.add(name, damage=matrix.damage(place, plan, flips=FLIPS))
+    print(f"{name}, {target}: {said}, {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

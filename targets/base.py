@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -17,6 +17,8 @@ from crosscast.pipeline.toolchain import Toolchain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from crosscast.pipeline.parity.gains import Weight
 
 Kind = Literal["exported_program", "saved_model", "onnx", "ort", "tflite", "coreml"]
 """What a tree holds: `model.pt2`, `saved_model/`, `model.onnx`, `model.ort`, `model.tflite`,
@@ -273,6 +275,15 @@ def computing(target: Target) -> Delivered | Literal[""]:
     member `computes`. Empty for those that have none.
     """
     found: Delivered | Literal[""] = getattr(target, "computes", "")
+    return found
+
+
+def weighing(target: Target) -> Callable[..., Iterator[Weight]] | None:
+    """The target's way to read what a file's constants stand for: its member `weights(*,
+    artifact)`, which takes the trees that its `quantize` reads and writes. None for those that have
+    none.
+    """
+    found: Callable[..., Iterator[Weight]] | None = getattr(target, "weights", None)
     return found
 
 

@@ -33,4 +33,5 @@ open = family.open
 taps = coreml_taps.taps
 explain = family.explain
 precision = coreml_audit.precision
+weights = coreml_audit.weights
 usage = coreml_usage.usage

@@ -23,4 +23,5 @@ convert = onnx_norms.convert
 open = onnx_runtime.open
 taps = onnx_taps.taps
 precision = onnx_runtime.precision
+weights = onnx_runtime.weights
 usage = onnx_usage.usage

@@ -24,4 +24,5 @@ convert = family.convert
 open = tflite_runtime.open
 taps = tflite_taps.taps
 precision = tflite_runtime.precision
+weights = tflite_runtime.weights
 usage = tflite_usage.usage

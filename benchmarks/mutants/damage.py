@@ -71,6 +71,7 @@ class _Bench:
             signature=read_signature(reference),
             vectors=lambda: read_reference(reference),
             options={**self.options, "explain": ""},
+            floats=self.inputs.get("floats"),
         )
         shutil.rmtree(tree)
         return found

@@ -84,7 +84,7 @@ def _honest(rows: Sequence[Row], precision: str) -> list[Found]:
     return [
         Found(snr_db=row.snr_db, name=f"{row.model}, {row.target}")
         for row in results.honest(rows)
-        if row.precision == precision and row.snr_db is not None
+        if (row.precision, row.status) == (precision, "passed") and row.snr_db is not None
     ]
 
 

@@ -21,8 +21,8 @@ REFERENCE = "reference"
 MUTANTS, MISCALIBRATED, DAMAGED = " of mutants", " of the miscalibrated", " of the damaged"
 """End the ids of steps that are not the honest plan's."""
 
-JUDGED = ("model", "reference")
-"""What `verify` reads of an artifact that nothing else is known of."""
+JUDGED = ("model", "reference", "floats")
+"""What `verify` reads of an artifact, but for the verdict on what it was quantized from."""
 
 FIRST = {MUTANTS: ("mutants.mutate", "model"), MISCALIBRATED: ("mutants.rescale", "samples")}
 """The module that begins a batch, and its name for the tree that it changes."""
@@ -72,7 +72,11 @@ def damaged(of: Plan, options: Mapping[str, Any]) -> Plan:
             stage="damage",
             module="mutants.damage",
             options={**of.step(f"verify {target}").options, **options},
-            inputs={name: of.step(f"verify {target}").inputs[name] for name in JUDGED},
+            inputs={
+                name: source
+                for name, source in of.step(f"verify {target}").inputs.items()
+                if name in JUDGED
+            },
         )
         for target in targets_of(of)
     ]

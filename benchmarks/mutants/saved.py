@@ -14,6 +14,17 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+SCALED = {
+    "DequantizeLinear": (0, 1),
+    "MatMulNBits": (1, 2),
+    "GatherBlockQuantized": (0, 2),
+    "DynamicQuantizeLSTM": (1, 8),
+}
+"""Where ONNX operators take weights and their scales."""
+
+LEVELS = "/quantized_data"
+"""Ends the names of what Core ML gives back by a scale."""
+
 LEAST = 16
 """Elements of what counts as a weight: shapes, scales and biases of small layers have fewer."""
 
@@ -44,8 +55,7 @@ def _onnx(artifact: Path) -> Saved:
 
     model = onnx.load(artifact / "model.onnx")
     arrays = {it.name: np.array(onnx.numpy_helper.to_array(it)) for it in model.graph.initializer}
-    stored = [it.input for it in model.graph.node if it.op_type == "DequantizeLinear"]
-    scales = {its[0]: its[1] for its in stored if its[0] in arrays and its[1] in arrays}
+    scales = dict(_scales(model.graph, arrays))
 
     def write(out: Path) -> None:
         for tensor in model.graph.initializer:
@@ -59,6 +69,20 @@ def _onnx(artifact: Path) -> Saved:
         scales={name: arrays[scale] for name, scale in scales.items() if _counts(arrays[name])},
         write=write,
     )
+
+
+def _scales(graph: Any, arrays: Mapping[str, Array]) -> Iterator[tuple[str, str]]:
+    """The names of weights and of their scales, by where operators have them; of those that are
+    given back by Cast and Mul, or multiplied as integers, by how quantizers call them.
+    """
+    for node in graph.node:
+        level, scale = SCALED.get(node.op_type, (0, -1))
+        if scale > 0 and {node.input[level], node.input[scale]} <= arrays.keys():
+            yield node.input[level], node.input[scale]
+    for name in arrays:
+        scale = f"{name.removesuffix('_quantized')}_scale"
+        if name != scale and scale in arrays:
+            yield name, scale
 
 
 def _ort(artifact: Path) -> Saved:
@@ -126,7 +150,18 @@ def _coreml(artifact: Path) -> Saved:
         shutil.copytree(artifact / coreml.MODEL, out / coreml.MODEL)
         _write(out / coreml.MODEL / place, content)
 
-    return Saved(weights={name: it for name, it in weights.items() if _counts(it)}, write=write)
+    scales = {name: f"{name.removesuffix(LEVELS)}/scale" for name in weights if LEVELS in name}
+    return Saved(
+        weights={
+            name: it for name, it in weights.items() if name not in scales.values() and _counts(it)
+        },
+        scales={
+            name: weights[scale]
+            for name, scale in scales.items()
+            if scale in weights and _counts(weights[name])
+        },
+        write=write,
+    )
 
 
 def _blobs(spec: Any) -> Iterator[tuple[str, Any]]:
@@ -134,10 +169,12 @@ def _blobs(spec: Any) -> Iterator[tuple[str, Any]]:
     for function in spec.mlProgram.functions.values():
         for operation in function.block_specializations[function.opset].operations:
             if operation.type.startswith("const"):
-                given = [it.value for one in operation.inputs.values() for it in one.arguments]
-                for index, value in enumerate([*operation.attributes.values(), *given]):
+                given = [
+                    (key, it.value) for key, one in operation.inputs.items() for it in one.arguments
+                ]
+                for key, value in [*operation.attributes.items(), *given]:
                     if value.HasField("blobFileValue"):
-                        yield f"{operation.outputs[0].name}/{index}", value
+                        yield f"{operation.outputs[0].name}/{key}", value
 
 
 def _counts(array: Array) -> bool:

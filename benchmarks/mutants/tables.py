@@ -28,8 +28,14 @@ def summary(rows: Sequence[Row]) -> str:
         f"{len(semantic)} semantic mutants of {len(models)} models on"
         f" {len({row.target for row in semantic})} targets:"
         f" {len(results.survivors(rows))} passed."
-        f" {len(results.honest(rows))} honest artifacts: {len(results.alarms(rows))} rejected."
+        f" {len(results.honest(rows))} honest artifacts: {len(results.alarms(rows))} rejected"
+        f"{_lossy(rows)}."
     )
+
+
+def _lossy(rows: Sequence[Row]) -> str:
+    count = sum((row.model, row.target) in results.LOSSY for row in results.honest(rows))
+    return f", and {count} that its precision costs too much" if count else ""
 
 
 def mutations(rows: Sequence[Row]) -> str:
@@ -39,8 +45,10 @@ def mutations(rows: Sequence[Row]) -> str:
         f"{summary(rows)} Made by `benchmarks/mutations.py`; what the words mean is in"
         " [docs/parity.md](../../docs/parity.md). A cell is rejected / applied, over models.",
         _matrix(rows, "semantic"),
-        "Honest artifacts, and what ran where: the worst SNR in dB of the cases that count.",
+        "Honest artifacts: the worst SNR in dB of the cases that count. A model that a target"
+        " cannot take has a dash there, and why below; what is blank was not run.",
         _honest(rows),
+        _refused(rows),
         "## Rejected only by what was quantized",
         "Their own numbers are within the limits of what was delivered: the noise of fewer bits"
         " hides what the mutation does. What the quantizer started from is judged as well, by"
@@ -77,14 +85,29 @@ def _matrix(rows: Sequence[Row], group: str) -> str:
 
 
 def _honest(rows: Sequence[Row]) -> str:
-    honest = {(row.model, row.target): row for row in results.honest(rows)}
+    honest = {(row.model, row.target): row for row in rows if row.group == "honest"}
     targets = [name for name in TARGETS if any(target == name for _, target in honest)]
 
     def cell(model: str, target: str) -> str:
         row = honest.get((model, target))
-        return "" if row is None else _db(row.snr_db) if row.status == "passed" else row.status
+        if row is None:
+            return ""
+        return {"passed": _db(row.snr_db), "unbuilt": "-"}.get(row.status, row.status)
 
     return _grid("model", dict.fromkeys(model for model, _ in honest), targets, cell)
+
+
+def _refused(rows: Sequence[Row]) -> str:
+    """Why targets could not take models, each reason once for a model."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.group == "honest" and row.status != "passed":
+            reason = results.LOSSY.get((row.model, row.target), row.reason)
+            found.setdefault((row.model, reason), []).append(f"`{row.target}`")
+    return "\n".join(
+        f"- `{model}` x {', '.join(targets)}: {reason}"
+        for (model, reason), targets in found.items()
+    )
 
 
 def _effects() -> str:

@@ -23,6 +23,7 @@ from crosscast.targets.base import (
     tapping,
     toolchains,
     tried,
+    weighing,
 )
 
 if TYPE_CHECKING:
@@ -182,18 +183,12 @@ class Chains:
         reference = Output(self.origin.reference())
         inputs: dict[str, Input] = {"model": Output(model), "reference": reference}
         task, labelled = self.origin.task()
+        weights = None
         if self.steps[model].stage == "quantize":
-            start = self.config.targets[name].from_
-            before = self._verdict(
-                f"verify before quantize {name}",
-                name,
-                inputs={**inputs, "model": self.steps[model].inputs["model"]},
-                precision_asked="",
-                io=self.asked.io(start) if start else None,
-                computes=computing(TARGETS[name]),
-                parity={},
-            )
-            inputs["before"] = Output(before)
+            floats = self.steps[model].inputs["model"]
+            inputs["before"] = Output(self._before(name, {**inputs, "model": floats}))
+            weights = weighing(TARGETS[name])
+            inputs |= {"floats": floats} if weights else {}
         return self._verdict(
             f"verify {name}",
             name,
@@ -201,7 +196,21 @@ class Chains:
             precision_asked=self.asked.precision(name),
             io=self.asked.io(name),
             parity=self.config.targets[name].parity_options(),
+            **({"weights": reference_to(weights)} if weights else {}),
             **task,
+        )
+
+    def _before(self, name: str, inputs: Mapping[str, Input]) -> str:
+        """The step that judges what a target is quantized from."""
+        start = self.config.targets[name].from_
+        return self._verdict(
+            f"verify before quantize {name}",
+            name,
+            inputs=inputs,
+            precision_asked="",
+            io=self.asked.io(start) if start else None,
+            computes=computing(TARGETS[name]),
+            parity={},
         )
 
     def _verdict(self, step: str, name: str, *, inputs: Mapping[str, Input], **options: Any) -> str:
@@ -218,7 +227,11 @@ class Chains:
                 **options,
             },
             inputs=inputs,
-            functions=(reference_to(target.open), reference_to(target.precision)),
+            functions=(
+                reference_to(target.open),
+                reference_to(target.precision),
+                *([options["weights"]] if "weights" in options else []),
+            ),
         )
 
     def _package(self, name: str, *, export: str, model: str, verify: str) -> str:

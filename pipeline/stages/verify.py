@@ -11,6 +11,7 @@ from typing import Any
 
 from crosscast.pipeline.errors import ToolchainError, Unproven
 from crosscast.pipeline.manifest import LABELLED, write_json
+from crosscast.pipeline.parity import gains
 from crosscast.pipeline.parity.baseline import proves_nothing
 from crosscast.pipeline.parity.chain import chained
 from crosscast.pipeline.parity.samples import read_cases
@@ -35,7 +36,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
 
     Where there are the inputs `labelled` and `scores` (of the stage `score`), it is judged by its
     task as well, as `options["task"]` accepts it. `before`, where it is given, is the tree of the
-    verdict on what the artifact was quantized from.
+    verdict on what the artifact was quantized from, and `floats` that itself.
     """
     reference = inputs["reference"]
     found = verify(
@@ -44,6 +45,7 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
         vectors=lambda: read_reference(reference),
         options=options,
         labelled=_labelled(inputs, options["task"]) if "labelled" in inputs else None,
+        floats=inputs.get("floats"),
     )
     if "before" in inputs:
         text = (inputs["before"] / VERDICT).read_text(encoding="utf-8")
@@ -61,6 +63,7 @@ def verify(
     vectors: Callable[[], Iterator[Vector]],
     options: Mapping[str, Any],
     labelled: Labelled | None = None,
+    floats: Path | None = None,
 ) -> Verdict:
     """The verdict on an artifact.
 
@@ -72,11 +75,17 @@ def verify(
     images. labels: of the classes that it has to name. parity: the user's limits. explain:
     reference to the target's function that says why outputs may be off, or empty.
     labelled: what its task is judged on as well, where the config asks for it.
+    floats: the tree that it was quantized from, which its weights are held against; the option
+    `weights` is then a reference to the target's function that reads what constants stand for.
     Raises ToolchainError or ImportError where the runtime is not installed.
     """
     asked = _asked(artifact, options["precision_asked"])
     try:
         held: Precision = function(options["precision"])(artifact=artifact)
+        if floats is not None:
+            weights = function(options["weights"])
+            off = gains.problems(weights(artifact=artifact), weights(artifact=floats))
+            held = replace(held, problems=(*held.problems, *off))
     except (ToolchainError, ImportError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever reading the file raises is its fault

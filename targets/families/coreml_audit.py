@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosscast.pipeline.errors import StageError, Unproven
+from crosscast.pipeline.parity.gains import Weight
 from crosscast.targets.base import Computing, Delivered, Precision
+from crosscast.targets.families import finite
 from crosscast.targets.families.coreml import MODEL, SPEC, spec_of
 from crosscast.targets.families.parameters import Parameters
 
@@ -49,6 +51,17 @@ COMPUTING = frozenset(
 )  # fmt: skip
 """Operators that sum products."""
 
+CALCULATING = frozenset(
+    (
+        "add", "sub", "mul", "real_div", "prelu", "gather", "gather_along_axis",
+        "batch_norm", "instance_norm", "layer_norm",
+    )
+)  # fmt: skip
+"""Operators that make another number of each that they read, or give it as it is; beside those that
+sum products."""
+
+FLOATS = ("float16", "float32", "float64")
+
 KEPT = ("cast", "transpose", "reshape", "squeeze", "expand_dims", "identity")
 """What weights go through on their way to an operator."""
 
@@ -76,8 +89,13 @@ def precision(*, artifact: Path) -> Precision:
         delivered=shares.most_common(1)[0][0] if shares else "fp16",
         weights=dict(sorted(weights.items())),
         operators=tuple(audit.computing()),
-        problems=tuple(audit.problems()),
+        problems=tuple(dict.fromkeys(audit.problems())),
     )
+
+
+def weights(*, artifact: Path) -> Iterator[Weight]:
+    """The real numbers that the program's constants stand for, but for palettes."""
+    return Audited(artifact).weights()
 
 
 class Audited:
@@ -111,8 +129,19 @@ class Audited:
                     size=sizes.total(),
                 )
 
+    def weights(self) -> Iterator[Weight]:
+        """The real numbers that constants stand for, but for palettes."""
+        for operation in self.operations:
+            name = operation.outputs[0].name if operation.outputs else operation.type
+            if operation.type == "const":
+                yield from (Weight(name, values) for values in self._floats_of(operation))
+            elif operation.type in LEVELS and (found := self._parameters(name, operation)):
+                yield from filter(None, [found.weight])
+
     def problems(self) -> Iterator[str]:
-        """What is wrong with scales, zero points and palettes, one line each."""
+        """What is wrong with scales, zero points and palettes, and with floats that are calculated
+        with; one line each.
+        """
         import numpy as np
 
         for operation in self.operations:
@@ -123,6 +152,25 @@ class Audited:
             palette = self.value(operation, "lut")
             if palette is not None and not np.isfinite(palette).all():
                 yield f"'{name}' has a palette with values that are not finite"
+        yield from self._not_finite()
+
+    def _not_finite(self) -> Iterator[str]:
+        for operation in self.operations:
+            is_summed = operation.type in COMPUTING
+            if is_summed or operation.type in CALCULATING:
+                for name, values in self._floats(operation):
+                    yield from filter(None, [finite.problem(name, values, is_summed=is_summed)])
+
+    def _floats(self, operation: Any) -> Iterator[tuple[str, Any]]:
+        """The names and values of the float constants that an operator reads."""
+        for maker in self._constants(operation):
+            for values in self._floats_of(maker):
+                yield maker.outputs[0].name, values
+
+    def _floats_of(self, maker: Any) -> Iterator[Any]:
+        """The values of the floats that a constant's operation holds itself."""
+        floats = [it for _, it in _held(maker) if _dtype(it.type.tensorType) in FLOATS]
+        yield from (values for values in map(self._read, floats) if values is not None)
 
     def _parameters(self, name: str, operation: Any) -> Parameters | None:
         levels, point = LEVELS[operation.type]
@@ -139,6 +187,7 @@ class Audited:
             dtype="int8" if levels_of is None else levels_of.dtype.name,
             channels=held.shape[int(axis)] if by_channel else None,
             levels=held,
+            axis=None if axis is None else int(axis),
         )
 
     def value(self, operation: Any, parameter: str) -> Any:
@@ -146,8 +195,11 @@ class Audited:
         cannot be read, which the runtime says.
         """
         message = self.given(operation, parameter)
+        return None if message is None else self._read(message)
+
+    def _read(self, message: Any) -> Any:
         try:
-            return None if message is None else self.reader.constant(message).value
+            return self.reader.constant(message).value
         except (StageError, Unproven):
             return None
 
@@ -172,15 +224,20 @@ class Audited:
 
     def _weights(self, operation: Any) -> Iterator[tuple[str, int]]:
         """The dtypes and bytes of the constants that an operator reads."""
+        for maker in self._constants(operation):
+            yield from _sizes(maker)
+
+    def _constants(self, operation: Any) -> Iterator[Any]:
+        """The operations that give the constants that an operator reads."""
         for given in operation.inputs.values():
             for argument in given.arguments:
                 maker = self.makers.get(argument.name)
                 if maker is None:
                     continue
                 if maker.type.startswith("const"):
-                    yield from _sizes(maker)
+                    yield maker
                 if maker.type.startswith("constexpr") or maker.type in KEPT:
-                    yield from self._weights(maker)
+                    yield from self._constants(maker)
 
 
 def _operations(block: Any) -> Iterator[Any]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.base import Delivered, Precision
-from crosscast.targets.families.onnx_compute import computing
+from crosscast.targets.families import finite
+from crosscast.targets.families.onnx_compute import KEPT, SUMMING, computing
 from crosscast.targets.families.onnx_held import (
     BYTES,
     DELIVERED,
@@ -33,6 +34,16 @@ BLOCKWISE = ("MatMulNBits", "GatherBlockQuantized")
 """Those that keep several numbers in a byte."""
 
 
+CALCULATING = frozenset(
+    (
+        "Add", "Sub", "Mul", "Div", "Gather", "PRelu",
+        "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization",
+    )
+)  # fmt: skip
+"""Operators that make another number of each that they read, or give it as it is; beside those that
+sum products."""
+
+
 def audit(held: Held) -> Precision:
     """The precision that holds most of the weights' bytes.
 
@@ -51,7 +62,7 @@ def audit(held: Held) -> Precision:
         delivered=delivered,
         weights=dict(sorted(weights.items())),
         operators=computing(held),
-        problems=tuple(problems(held, factors=_factors(held))),
+        problems=(*problems(held, factors=_factors(held)), *_not_finite(held)),
     )
 
 
@@ -116,6 +127,23 @@ def _factors(held: Held) -> set[str]:
         if node.operator == "Mul" and factors & set(node.outputs):
             factors.update(node.inputs)
     return factors
+
+
+def _not_finite(held: Held) -> Iterator[str]:
+    """What is wrong with the float constants that operators calculate with, one line each."""
+    summed, read = set[str](), set[str]()
+    for node in reversed(held.nodes):
+        if node.operator in SUMMING:
+            summed.update(node.inputs)
+        elif node.operator in CALCULATING:
+            read.update(node.inputs)
+        elif node.operator in KEPT:
+            for kept in (summed, read):
+                kept.update(node.inputs[:1] if set(node.outputs) & kept else ())
+    for name, (dtype, _) in held.constants.items():
+        if held.read and dtype in FLOATS and name in summed | read:
+            found = finite.problem(name, held.read(name), is_summed=name in summed)
+            yield from filter(None, [found])
 
 
 def _by_graph(held: Held) -> Delivered:

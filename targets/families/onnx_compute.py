@@ -34,6 +34,9 @@ INTEGER = frozenset(
 )  # fmt: skip
 """Those that sum products of integers."""
 
+SUMMING = FLOATING | INTEGER
+"""Operators that sum products."""
+
 FUSED = {"Conv": True, "Gemm": False, "MatMul": False}
 """Operators that ONNX Runtime computes in int8 between DequantizeLinear and QuantizeLinear, by
 whether it asks for the latter (onnxruntime/core/optimizer/qdq_transformer)."""
@@ -62,8 +65,7 @@ NO_FLOATS = frozenset(
 def computing(held: Held) -> tuple[Computing, ...]:
     """The operators that compute, in the file's order."""
     graph = _Graph(held)
-    wanted = FLOATING | INTEGER
-    return tuple(graph.computing(node) for node in held.nodes if node.operator in wanted)
+    return tuple(graph.computing(node) for node in held.nodes if node.operator in SUMMING)
 
 
 class _Graph:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from crosscast.pipeline.errors import StageError
-from crosscast.targets.base import SAID
+from crosscast.targets.base import SAID, read_notes
 from crosscast.targets.families import onnx_weights, onnx_widen
 from crosscast.targets.families.onnx import (
     OnnxOptions,
@@ -24,7 +24,7 @@ from crosscast.targets.families.onnx import (
     check,
     graphs,
     interface,
-    prepared,
+    load,
     save,
     with_types,
 )
@@ -84,20 +84,18 @@ class Float16Options(OnnxOptions):
     )
 
 
-def convert(
-    *, model: Path, options: Mapping[str, Any], out: Path, samples: Path | None = None
-) -> None:
+def quantize(*, model: Path, options: Mapping[str, Any], samples: Path | None, out: Path) -> None:
     """Write the model in fp16, checked; its inputs and outputs keep their dtypes, or are float16
     where the option io says so.
 
     Weights beyond the range of fp16 are set to its end, as masks of -3e38 want it, and named in
     the notes; whether the model bears that is for the parity gate to say. What has to compute in
     float32 for the outputs to be near does (`onnx_widen`), and the notes say so.
-    samples: real ones to try that on, in the model's layout.
+    samples: real ones to try that on, in the model's layout; None where there are none.
     """
     chosen = Float16Options.model_validate(options)
     refuse_quantized(model, target="onnx-fp16")
-    source = with_floats(prepared(model, chosen.opset, chosen.ir_version))
+    source = with_floats(load(model))
     clamped = _beyond_range(source)
     signature = interface(source)
     try:
@@ -120,7 +118,11 @@ def convert(
     save(result, out)
     check(out, "the fp16 model")
     held = {tensor.name for graph in graphs(result.graph) for tensor in graph.initializer}
-    notes = {"fp16_clamped": [name for name in clamped if name in held], SAID: said}
+    before = read_notes(model).get(SAID, "")
+    notes = {
+        "fp16_clamped": [name for name in clamped if name in held],
+        SAID: "; ".join(filter(None, [before, said])),
+    }
     carry(model, out, **{key: value for key, value in notes.items() if value})
 
 

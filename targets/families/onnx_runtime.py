@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.targets.base import Precision
+from crosscast.targets.families import onnx_values
 from crosscast.targets.families.onnx import MODEL, attribute_bytes, graphs, load
 from crosscast.targets.families.onnx_audit import audit
 from crosscast.targets.families.onnx_held import FLOAT_KINDS, Held, Node
@@ -16,6 +18,8 @@ from crosscast.targets.families.onnx_held import FLOAT_KINDS, Held, Node
 if TYPE_CHECKING:
     import numpy as np
     from onnx import ModelProto, NodeProto, TensorProto
+
+    from crosscast.pipeline.parity.gains import Weight
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -72,6 +76,11 @@ def precision(*, artifact: Path) -> Precision:
     parameters of its quantization.
     """
     return audit(_held(load(artifact)))
+
+
+def weights(*, artifact: Path) -> Iterator[Weight]:
+    """The real numbers that the file's constants stand for."""
+    return onnx_values.weights(_held(load(artifact)))
 
 
 def _held(model: ModelProto) -> Held:

@@ -47,12 +47,13 @@ def problems(held: Held, *, factors: Set[str] = frozenset()) -> Iterator[str]:
 
     factors: what stored numbers, or sums of their products, are multiplied with.
     """
-    yield from dict.fromkeys(line for one in _parameters(held) for line in one.problems())
+    yield from dict.fromkeys(line for one in parameters(held) for line in one.problems())
     for name in sorted(factors & held.constants.keys()):
         yield from Parameters(tensor=name, scales=held.read(name)).problems() if held.read else ()
 
 
-def _parameters(held: Held) -> Iterator[Parameters]:
+def parameters(held: Held) -> Iterator[Parameters]:
+    """Those that are constants, but for blocks'."""
     if held.read is None:
         return
     for node in held.nodes:
@@ -77,10 +78,18 @@ def _at(held: Held, node: Node, place: Place) -> Parameters:
     if dtype not in INTEGERS or node.operator == "QuantizeLinear":
         return made
     levels = held.read(name)
+    if node.operator == "DynamicQuantizeLSTM" and made.scales.ndim == 2:
+        made = _by_direction(made)
     if node.operator == "DequantizeLinear":
         axis = node.numbers.get("axis", 1)
     channels = levels.shape[axis] if made.scales.size > 1 and axis is not None else None
-    return replace(made, dtype=dtype, levels=levels, channels=channels)
+    return replace(made, dtype=dtype, levels=levels, channels=channels, axis=axis)
+
+
+def _by_direction(made: Parameters) -> Parameters:
+    """The parameters of [directions, inputs, gates] by direction and gate."""
+    points = None if made.points is None else made.points[:, None]
+    return replace(made, scales=made.scales[:, None], points=points)
 
 
 def _given(node: Node, index: int) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from crosscast.pipeline.parity.gains import Weight
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ class Parameters:
     tensor: its name. scales, points: a number for all, or one for each channel or block; no points
     for 0. dtype: numpy's name of the levels'. channels: how many there are along the axis of the
     scales; None where that is not known, or they are by block. levels: those of a constant; None
-    for what is computed.
+    for what is computed. axis: of the levels, along which scales lie that have one axis of several.
     """
 
     tensor: str
@@ -35,6 +37,45 @@ class Parameters:
     dtype: str = "int8"
     channels: int | None = None
     levels: NDArray[Any] | None = None
+    axis: int | None = None
+
+    @property
+    def weight(self) -> Weight | None:
+        """The real numbers that the levels of a weight stand for; None for biases, for what is
+        computed, and where it is not known which scale is whose.
+        """
+        import numpy as np
+
+        if self.levels is None or self.dtype == "int32":
+            return None
+        steps = self._spread(self.scales)
+        points = self._spread(np.zeros(1) if self.points is None else self.points)
+        if steps is None or points is None:
+            return None
+        values = (self.levels.astype(np.float32) - points) * steps
+        return Weight(self.tensor, values, steps)
+
+    def _spread(self, numbers: NDArray[Any]) -> NDArray[Any] | None:
+        """One for all, for each channel or for each block, in a shape that broadcasts to that of
+        the levels; None where they do not fit.
+        """
+        import numpy as np
+
+        assert self.levels is not None
+        numbers, shape = np.asarray(numbers, np.float32), self.levels.shape
+        if numbers.size == 1:
+            return numbers.reshape([1] * len(shape))
+        if numbers.ndim == 1 and self.axis is not None and numbers.size == shape[self.axis]:
+            place = self.axis % len(shape)
+            return numbers.reshape([-1 if axis == place else 1 for axis in range(len(shape))])
+        if numbers.ndim != len(shape):
+            return None
+        for axis, (count, size) in enumerate(zip(numbers.shape, shape, strict=True)):
+            if size % count:
+                return None
+            if count > 1:
+                numbers = np.repeat(numbers, size // count, axis)
+        return numbers
 
     def problems(self) -> Iterator[str]:
         """What is wrong with them, one line each."""

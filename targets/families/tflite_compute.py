@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from crosscast.pipeline.parity.gains import Weight
 from crosscast.targets.base import Computing, Delivered
+from crosscast.targets.families import finite
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.parameters import Parameters
 
@@ -31,6 +33,17 @@ STORED: Mapping[str, Delivered] = {
 }
 """Precisions by the dtype of constants; the others are shapes, indices and biases."""
 
+CALCULATING = frozenset(
+    (
+        "ADD", "SUB", "MUL", "DIV", "GATHER", "EMBEDDING_LOOKUP", "PRELU", "SQUARED_DIFFERENCE",
+        "QUANTIZE",
+    )
+)  # fmt: skip
+"""Operators that make another number of each that they read, or give it as it is; beside those that
+sum products."""
+
+FLOATS = ("float16", "float32", "float64")
+
 LEVELS = ("int8", "uint8", "int16", "int32", "int64")
 """dtypes of tensors whose parameters stand for real numbers."""
 
@@ -46,12 +59,38 @@ def computing(made: Any) -> tuple[Computing, ...]:
     )
 
 
+def weights(made: Any) -> Iterator[Weight]:
+    """The real numbers that constants stand for."""
+    for graph in made.subgraphs:
+        for tensor in graph.tensors:
+            values, dtype = files.data_of(made, tensor), files.numpy_name(tensor.type)
+            if values is not None and dtype in FLOATS and tensor.sparsity is None:
+                shape = files.signature_of(tensor)
+                yield Weight(files.text(tensor.name), values.view(dtype).reshape(shape))
+            elif (found := _parameters(made, tensor)) is not None and found.weight is not None:
+                yield found.weight
+
+
 def problems(made: Any) -> Iterator[str]:
-    """What is wrong with the parameters of tensors, one line each."""
+    """What is wrong with the parameters of tensors, and with floats that are calculated with; one
+    line each.
+    """
     for graph in made.subgraphs:
         for tensor in graph.tensors:
             if (found := _parameters(made, tensor)) is not None:
                 yield from found.problems()
+        yield from filter(None, _not_finite(made, graph))
+
+
+def _not_finite(made: Any, graph: Any) -> Iterator[str]:
+    for index, readers in files.constants(made, graph).items():
+        tensor = graph.tensors[index]
+        dtype = files.numpy_name(tensor.type)
+        is_plain = dtype in FLOATS and tensor.sparsity is None
+        if is_plain and readers & (ARITHMETIC | CALCULATING):
+            values = files.data_of(made, tensor).view(dtype).reshape(files.signature_of(tensor))
+            is_summed = bool(readers & ARITHMETIC)
+            yield finite.problem(files.text(tensor.name), values, is_summed=is_summed)
 
 
 def _computing(
@@ -106,5 +145,6 @@ def _parameters(made: Any, tensor: Any) -> Parameters | None:
         points=None if held.zeroPoint is None else np.asarray(held.zeroPoint),
         dtype=dtype,
         channels=shape[held.quantizedDimension] if by_channel else None,
-        levels=None if data is None else data.view(dtype),
+        levels=None if data is None else data.view(dtype).reshape(shape),
+        axis=held.quantizedDimension,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.errors import StageError
+from crosscast.pipeline.parity.gains import Weight
 from crosscast.pipeline.signature import Arrays, Tensor
 from crosscast.targets.base import Delivered, Precision
+from crosscast.targets.families import tflite_compute
 from crosscast.targets.families import tflite_file as files
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_compute import ARITHMETIC, computing, problems
@@ -109,6 +111,11 @@ def precision(*, artifact: Path) -> Precision:
     model has none of these); what these compute in, and the parameters of quantization.
     """
     return audited(files.read(artifact / FILE))
+
+
+def weights(*, artifact: Path) -> Iterator[Weight]:
+    """The real numbers that the file's constants stand for."""
+    return tflite_compute.weights(files.read(artifact / FILE))
 
 
 def audited(made: Any) -> Precision:

@@ -20,9 +20,11 @@ from cli import CONFIG, crosscast
 from onnx import numpy_helper
 from verdicts import judged
 
-from crosscast.targets import TARGETS, onnx_int8_dynamic, ort, tflite_int8_dynamic
+from crosscast.pipeline.parity.gains import problems
+from crosscast.targets import TARGETS, coreml_int8, onnx_int8_dynamic, ort, tflite_int8_dynamic
 from crosscast.targets.base import Precision
 from crosscast.targets.families import coreml, coreml_quantize, tflite_file
+from crosscast.targets.families.coreml_audit import LEVELS, Audited
 
 # coremltools warns of its own doings, as of folders that it leaves to the collector
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
@@ -110,6 +112,32 @@ def test_core_ml_operators_are_what_coremltools_counts(built: Path, tmp_path: Pa
     wide = [entry for entry in held.operators if entry.fell_back("int8")]
     assert len(wide) == 50 - stored
     assert sum(entry.size for entry in wide) < 0.1 * sum(e.size for e in held.operators)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_core_ml_weights_that_are_no_numbers(built: Path, tmp_path: Path, value: float) -> None:
+    made = tmp_path / "damaged"
+    shutil.copytree(built / "coreml-fp16", made)
+    audited = Audited(made)
+    layer = next(it for it in audited.operations if it.type == "conv")
+    weights = audited.value(layer, "weight").copy()
+    weights[3, 0, 1, 2] = value
+    audited.write(layer, "weight", weights)
+    (line,) = TARGETS["coreml-fp16"].precision(artifact=made).problems
+    assert f"holds {value:g} at (3, 0, 1, 2)" in line
+
+
+def test_a_scale_of_core_ml_that_is_wrong(built: Path, tmp_path: Path) -> None:
+    floats, made = built / "coreml-fp16", tmp_path / "int8"
+    coreml_quantize.to_int8(model=floats, options={}, samples=None, out=made)
+    weights = coreml_int8.weights
+    assert sum(it.steps is not None for it in weights(artifact=made)) > 20
+    assert list(problems(weights(artifact=made), weights(artifact=floats))) == []
+    audited = Audited(made)
+    layer = next(it for it in audited.operations if it.type in LEVELS)
+    audited.write(layer, "scale", audited.value(layer, "scale") * np.float16(1.25))
+    (line,) = problems(weights(artifact=made), weights(artifact=floats))
+    assert "is 1.25 times as large" in line
 
 
 def test_a_transformer_in_four_bits(tmp_path: Path, cache: Path) -> None:

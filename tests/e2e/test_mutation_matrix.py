@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mutants import matrix, plans, results
@@ -27,18 +28,36 @@ ALLOWED: dict[tuple[str, str, str], str] = {}
 
 
 @pytest.fixture(scope="module", params=SAMPLE)
-def rows(
+def measured(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, overlays: Path
-) -> list[Row]:
-    """The honest artifacts of a model, and its mutants."""
+) -> tuple[list[Row], dict[str, Any]]:
+    """The honest artifacts of a model, its mutants, and what is found of damaged files."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "overlays").symlink_to(overlays)
     name = request.param
-    plan = plans.honest(plans.configured(MODELS[name], SAMPLE[name]))
+    plan = plans.honest(plans.configured(MODELS[name].config, SAMPLE[name]))
     with bench(cache, jobs=os.cpu_count() or 1) as place:
         honest = matrix.honest_rows(place, plan, model=name)
         mutants, _ = matrix.semantic_rows(place, plan, list(SEMANTIC), model=name)
-    return [*honest, *mutants]
+        damaged = matrix.damage(place, plan, flips=0)
+    return [*honest, *mutants], damaged
+
+
+@pytest.fixture
+def rows(measured: tuple[list[Row], dict[str, Any]]) -> list[Row]:
+    """The honest artifacts of a model, and its mutants."""
+    return measured[0]
+
+
+def test_no_damage_of_weights_or_scales_hides_in_fewer_bits(
+    measured: tuple[list[Row], dict[str, Any]],
+) -> None:
+    damaged = {target: found["files"] for target, found in measured[1].items()}
+    assert damaged.keys() == {row.target for row in measured[0]}
+    for files in damaged.values():
+        rejected, done = files["NaN for a weight"]
+        assert rejected == done
+    assert damaged["onnx-int8"]["a scale a quarter too large"] == [1, 1]
 
 
 def test_no_honest_artifact_is_rejected(rows: list[Row]) -> None:

@@ -158,7 +158,10 @@ def net(request: pytest.FixtureRequest, tmp_path: Path) -> Net:
 
 def converted(net: Net, made_by: Any, name: str) -> Path:
     out = net.place(name)
-    made_by.convert(model=net.exported, options={}, out=out)
+    if made_by is onnx_fp16:
+        made_by.quantize(model=net.exported, options={}, samples=None, out=out)
+    else:
+        made_by.convert(model=net.exported, options={}, out=out)
     return out
 
 
@@ -248,9 +251,8 @@ def test_weights_beyond_fp16_are_clamped_and_named(tmp_path: Path) -> None:
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     onnx.save(model, net.exported / "model.onnx")
     out = net.place("fp16")
-    onnx_fp16.convert(
-        model=net.exported, options={"compute": "float16", "on_mismatch": "fail"}, out=out
-    )
+    options = {"compute": "float16", "on_mismatch": "fail"}
+    onnx_fp16.quantize(model=net.exported, options=options, samples=None, out=out)
     assert json.loads((out / "notes.json").read_text()) == {"fp16_clamped": [bias.name]}
     kept = next(t for t in onnx.load(out / "model.onnx").graph.initializer if t.name == bias.name)
     assert onnx.numpy_helper.to_array(kept)[0] == -65504

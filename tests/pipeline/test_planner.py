@@ -75,11 +75,11 @@ def test_seven_targets_share_what_they_can(planned: Planned) -> None:
     assert stages(planned(SEVEN)) == {
         "export": 2,  # the program, and the ONNX that is made from it
         "simplify": 1,
-        "convert": 4,  # onnx, onnx-fp16, tflite, coreml
-        "quantize": 3,
+        "convert": 3,  # onnx, tflite, coreml
+        "quantize": 4,
         "samples": 2,
         "reference": 1,
-        "verify": 9,  # the ONNX and the TFLite file as well that three are quantized from
+        "verify": 9,  # the ONNX and the TFLite file as well that four are quantized from
         "package": 7,
     }
 
@@ -91,6 +91,8 @@ def test_what_is_quantized_is_judged_before_by_the_limits_of_its_own_precision(
     verify = found.step("verify onnx-int8")
     before = found.step("verify before quantize onnx-int8")
     assert verify.inputs["before"] == Output(before.id)
+    assert verify.inputs["floats"] == before.inputs["model"]
+    assert verify.options["weights"] in verify.functions
     assert before.inputs["model"] == found.step("quantize onnx-int8").inputs["model"]
     assert before.inputs["reference"] == verify.inputs["reference"]
     assert (before.options["precision_asked"], before.options["parity"]) == ("", {})
@@ -100,9 +102,10 @@ def test_what_is_quantized_is_judged_before_by_the_limits_of_its_own_precision(
 
 
 def test_what_is_not_quantized_has_one_verdict(planned: Planned) -> None:
-    found = planned("{onnx: {}, onnx-fp16: {}, coreml-fp16: {}}")
+    found = planned("{onnx: {}, coreml-fp32: {}, coreml-fp16: {}}")
     assert len(ids(found, "verify")) == 3
-    assert all("before" not in found.step(step).inputs for step in ids(found, "verify"))
+    for step in ids(found, "verify"):
+        assert not {"before", "floats"} & found.step(step).inputs.keys()
 
 
 def test_the_example_has_the_plan_of_its_seven_targets(planned: Planned) -> None:
@@ -396,13 +399,27 @@ def test_calibration_knows_parity_to_be_told_from_it(with_photos: Planned) -> No
 def test_a_conversion_that_is_tried_is_given_real_calibration_samples(
     with_photos: Planned,
 ) -> None:
-    tried = with_photos("{onnx-fp16: {}, onnx: {}}")
-    assert tried.step("convert onnx-fp16").inputs["samples"] == Output("samples calibration")
+    tried = with_photos("{coreml-fp16: {}, onnx-fp16: {}, onnx: {}}")
+    for step in ("convert coreml-fp16", "quantize onnx-fp16"):
+        assert tried.step(step).inputs["samples"] == Output("samples calibration")
     assert "samples" not in tried.step("convert onnx").inputs
-    assert (
-        "samples"
-        not in with_photos("{onnx-fp16: {}}", "synthetic").step("convert onnx-fp16").inputs
-    )
+    drawn = with_photos("{coreml-fp16: {}, onnx-fp16: {}}", "synthetic")
+    for step in ("convert coreml-fp16", "quantize onnx-fp16"):
+        assert "samples" not in drawn.step(step).inputs
+
+
+def test_fp16_is_judged_before_it_is_rounded(planned: Planned) -> None:
+    found = planned("{onnx: {}, onnx-fp16: {io: float16}}")
+    assert ids(found, "convert") == ["convert onnx"]
+    before = found.step("verify onnx-fp16").inputs["before"]
+    assert isinstance(before, Output)
+    assert found.step(before.step).inputs["model"] == Output("convert onnx")
+    assert found.step(before.step).options["io"] is None
+    assert found.step("quantize onnx-fp16").options["options"] == {
+        "compute": "float16",
+        "io": "float16",
+        "on_mismatch": "keep-float",
+    }
 
 
 def test_synthetic_calibration_says_so_and_needs_no_file(with_photos: Planned) -> None:

@@ -201,7 +201,7 @@ def branching() -> Any:
 def test_fp16_reaches_into_control_flow(tmp_path: Path, io: str | None) -> None:
     place, out = tree(tmp_path, branching()), tmp_path / "out"
     out.mkdir()
-    onnx_fp16.convert(model=place, options={"io": io}, out=out)
+    onnx_fp16.quantize(model=place, options={"io": io}, samples=None, out=out)
     assert onnx_fp16.precision(artifact=out).weights == {"float16": 3 * 64 * 64 * 2 + 2}
     session = onnx_fp16.open(artifact=out)
     kind = io or "float32"
@@ -225,7 +225,7 @@ def test_fp16_keeps_what_a_resize_reads_in_float32(tmp_path: Path) -> None:
     net = onnx.load(place / "model.onnx")
     net.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", 1, ["n", "wide"]))
     tree(tmp_path, net)
-    onnx_fp16.convert(model=place, options={}, out=out)
+    onnx_fp16.quantize(model=place, options={}, samples=None, out=out)
     x = weight(2, 63)
     net.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("x", 1, ["n", "m"]))
     kept = onnx.load(out / "model.onnx").graph.initializer

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ import pytest
 from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import write_json
 from crosscast.pipeline.parity.conditioning import noise, rounded
+from crosscast.pipeline.parity.gains import Weight
 from crosscast.pipeline.parity.samples import Case
 from crosscast.pipeline.parity.sweep import parity_cases
 from crosscast.pipeline.parity.tolerance import TOLERANCES
@@ -54,6 +55,7 @@ def verdict(
     is_rounded: bool = False,
     real: Sequence[Case] = (),
     held: Precision | None = None,
+    inputs: Mapping[str, Path] | None = None,
     **options: Any,
 ) -> Verdict:
     reference = tmp_path / "reference"
@@ -80,7 +82,8 @@ def verdict(
         "parity": {},
         **options,
     }
-    run(inputs={"model": tmp_path, "reference": reference}, options=settings, out=tmp_path / "out")
+    given = {"model": tmp_path, "reference": reference, **(inputs or {})}
+    run(inputs=given, options=settings, out=tmp_path / "out")
     return Verdict.from_json(json.loads((tmp_path / "out/verdict.json").read_text()))
 
 
@@ -115,6 +118,21 @@ def test_operators_are_counted_and_those_that_fell_back_named(
     audit = verdict(tmp_path, monkeypatch, held=held, precision_asked="int8").audit
     assert audit.ops == {"fp32": 3, "int8": 1, "int8 weights": 1}
     assert [(entry.name, entry.share) for entry in audit.fell_back] == [("b", 0.1), ("a", 0.05)]
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, "passed"), (1.25, "failed")])
+def test_weights_are_held_against_what_they_were_quantized_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, status: str
+) -> None:
+    floats = np.linspace(-1, 1, 128)
+    its = {"model": Weight("w", floats * factor, np.full(1, 0.01)), "floats": Weight("w", floats)}
+    target = ModuleType("fake_weights")
+    target.read = lambda artifact: [its[artifact.name]]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_weights", target)
+    more = {name: tmp_path / name for name in its}
+    found = verdict(tmp_path, monkeypatch, inputs=more, weights="fake_weights:read")
+    assert found.status == status
+    assert ("'w' is 1.25 times as large" in found.reason) == (status == "failed")
 
 
 def test_bad_parameters_fail_an_artifact_that_agrees(

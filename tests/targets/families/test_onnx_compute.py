@@ -19,6 +19,8 @@ make = onnx.helper.make_node
 WEIGHT = np.tile(np.int8([[-127, 64], [3, 127]]), (1, 4))
 """int8[2, 8]"""
 
+NO_NUMBER = np.float32([[1, np.nan]])
+
 
 def audit(tmp_path: Path, nodes: Sequence[Any], constants: dict[str, Any]) -> Precision:
     """The audit of a graph of these nodes: x, float32[8, 2] -> y."""
@@ -168,3 +170,37 @@ def test_bad_parameters_are_said_with_their_tensor(
     assert audit(tmp_path, pairs(), held()).problems == ()
     found = audit(tmp_path, pairs(), held(**broken)).problems
     assert found[0].startswith(line)
+
+
+ADDED = np.float32([[0, -np.inf]])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ([make("Add", ["x", "c"], ["y"])], {"c": ADDED}),  # a mask
+        ([make("Where", ["b", "x", "c"], ["y"])], {"b": np.array([[True, False]]), "c": NO_NUMBER}),
+        ([make("Gemm", ["x", "w", "c"], ["y"])], {"w": np.ones((2, 2), np.float32), "c": ADDED[0]}),
+    ],
+)
+def test_what_is_chosen_or_added_may_be_infinite(
+    tmp_path: Path, nodes: Sequence[Any], constants: dict[str, Any]
+) -> None:
+    assert audit(tmp_path, nodes, constants).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constant"),
+    [
+        ([make("Add", ["x", "c"], ["y"])], NO_NUMBER),
+        ([make("Gather", ["c", "x"], ["y"])], NO_NUMBER),
+        ([make("MatMul", ["x", "c"], ["y"])], ADDED),
+        ([make("Cast", ["c"], ["d"], to=1), make("MatMul", ["x", "d"], ["y"])], np.float16(ADDED)),
+        ([make("MatMulNBits", ["x", "q", "c"], ["y"], bits=4)], NO_NUMBER),
+    ],
+)
+def test_what_poisons_sums_is_a_problem(
+    tmp_path: Path, nodes: Sequence[Any], constant: Any
+) -> None:
+    (line,) = audit(tmp_path, nodes, {"c": constant}).problems
+    assert line.startswith("'c' holds ")

@@ -66,7 +66,7 @@ def converted(tree: Path, tmp_path: Path, **options: Any) -> tuple[Any, str]:
     samples = options.pop("samples", None)
     out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
     out.mkdir()
-    onnx_fp16.convert(model=tree, options=options, out=out, samples=samples)
+    onnx_fp16.quantize(model=tree, options=options, samples=samples, out=out)
     assert onnx_fp16.precision(artifact=out).delivered == "fp16"
     notes = out / "notes.json"
     said = json.loads(notes.read_text()).get("said", "") if notes.exists() else ""
@@ -109,7 +109,8 @@ def test_a_choice_that_is_made_is_kept(tmp_path: Path, compute: str, kinds: set[
     tree = place(tmp_path, small(), s=np.float32(2))
     out = tmp_path / "out"
     out.mkdir()
-    onnx_fp16.convert(model=tree, options={"compute": compute, "on_mismatch": "fail"}, out=out)
+    options = {"compute": compute, "on_mismatch": "fail"}
+    onnx_fp16.quantize(model=tree, options=options, samples=None, out=out)
     typed = onnx.shape_inference.infer_shapes(onnx.load(out / "model.onnx")).graph
     results = {name for node in typed.node if node.op_type != "Cast" for name in node.output}
     values = (*typed.value_info, *typed.output)
@@ -124,7 +125,8 @@ def test_float32_results_reach_outputs_and_readers_without_a_detour(tmp_path: Pa
     tree = place(tmp_path, nodes, axis=np.array(1))
     out = tmp_path / "out"
     out.mkdir()
-    onnx_fp16.convert(model=tree, options={"compute": "float16", "on_mismatch": "fail"}, out=out)
+    options = {"compute": "float16", "on_mismatch": "fail"}
+    onnx_fp16.quantize(model=tree, options=options, samples=None, out=out)
     graph = onnx.load(out / "model.onnx").graph
     assert [node.op_type for node in graph.node] == ["Cast", "MatMul", "Cast", "CumSum", "CumSum"]
     assert len({node.name for node in graph.node}) == len(graph.node)

@@ -65,3 +65,44 @@ def test_what_quantizers_write_is_no_problem(more: dict[str, Any]) -> None:
 def test_what_none_may_write_is_said(more: dict[str, Any], line: str) -> None:
     (found,) = said(**more)
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("more", "values"),
+    [
+        ({"axis": 0}, [[-12.7, 0.5], [0.6, 25.4]]),
+        ({"axis": -1}, [[-12.7, 1.0], [0.3, 25.4]]),
+        ({"scales": np.float32([0.1])}, [[-12.7, 0.5], [0.3, 12.7]]),
+        ({"scales": np.float32([[0.1], [0.2]])}, [[-12.7, 0.5], [0.6, 25.4]]),
+        ({"axis": 0, "points": np.array([1, 0])}, [[-12.8, 0.4], [0.6, 25.4]]),
+    ],
+)
+def test_levels_stand_for_real_numbers(more: dict[str, Any], values: Any) -> None:
+    weight = Parameters(
+        **{"tensor": "w", "scales": np.float32([0.1, 0.2]), "levels": LEVELS, **more}
+    ).weight
+    assert weight is not None
+    np.testing.assert_allclose(weight.values, values, rtol=1e-6)
+
+
+def test_blocks_have_a_scale_each() -> None:
+    levels = np.int8([[1, 1, 1, 1], [2, 2, 2, 2]])
+    scales = np.float32([[1, 2], [3, 4]])
+    weight = Parameters(tensor="w", scales=scales, levels=levels).weight
+    assert weight is not None
+    assert weight.values.tolist() == [[1, 1, 2, 2], [6, 6, 8, 8]]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"levels": None},
+        {"dtype": "int32"},
+        {"scales": np.float32([1, 2, 3])},
+        {"scales": np.ones((2, 2, 2), np.float32)},
+        {},  # it is not known along which axis
+    ],
+)
+def test_what_is_no_weight_or_has_scales_that_do_not_fit(more: dict[str, Any]) -> None:
+    settings = {"tensor": "w", "scales": np.float32([0.1, 0.2]), "levels": LEVELS, **more}
+    assert Parameters(**settings).weight is None

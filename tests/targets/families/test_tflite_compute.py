@@ -9,7 +9,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.tflite_compute import computing, problems
+from crosscast.targets.families.tflite_compute import computing, problems, weights
 
 TYPES = {name: getattr(schema.TensorType, name.upper()) for name in ("float32", "float16", "int8")}
 LEVELS = np.tile(np.int8([[-127, 3], [64, 127]]), (2, 1))
@@ -82,3 +82,24 @@ def test_weights_that_rounding_took_whole_are_said() -> None:
     made.buffers[made.subgraphs[0].tensors[1].buffer].data = np.zeros(8, np.uint8)
     (line,) = problems(made)
     assert line.startswith("'w' is all zero at the scale 0.4, which is larger than any")
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_said(value: float, unfolded: bool) -> None:
+    sound = product("float32", "float16" if unfolded else "float32", unfolded=unfolded)
+    made = files.parse(bytearray(files.packed(sound)))
+    tensor = made.subgraphs[0].tensors[1]
+    assert list(problems(made)) == []
+    files.data_of(made, tensor).view(files.numpy_name(tensor.type))[5] = value
+    (line,) = problems(made)
+    assert line.startswith(f"'w' holds {value:g} at (2, 1), which")
+
+
+def test_constants_stand_for_real_numbers() -> None:
+    (stored,) = weights(product("int8", "int8"))
+    assert stored.name == "w"
+    np.testing.assert_allclose(stored.values, LEVELS * np.float32([[0.1], [0.2], [0.3], [0.4]]))
+    (plain,) = weights(product("float32", "float16", unfolded=True))
+    assert plain.steps is None
+    assert (plain.values == LEVELS).all()
