@@ -31,6 +31,7 @@ from crosscast.pipeline.release.registries.directory import Directory
 from crosscast.pipeline.release.signing import read_private, sign
 from crosscast.pipeline.runner import Settings
 from crosscast.pipeline.store import Store
+from crosscast.pipeline.web import shown
 
 STAGED = ".release."
 PARTS = ("major", "minor", "patch")
@@ -119,6 +120,7 @@ class _Releaser:
         url = wanted.registry or config.release.registry
         self.registry: Registry = open_registry(url, to_publish=True) if url else self.local
         self.url = url or str(settings.artifacts)
+        self._place = shown(self.url) if "://" in self.url else self.url
         self.shelf = channels.read(self.registry, config.model)
 
     def run(self) -> Released:
@@ -163,10 +165,10 @@ class _Releaser:
         if taken and release.version in self.shelf.versions:
             unsigned = self.key is not None and not self._is_signed(release.version)
             more = " (unsigned, and stays so)" if unsigned else ""
-            return self._nothing(f"{name} is in {_shown(self.url)} already, the same{more}")
+            return self._nothing(f"{name} is in {self._place} already, the same{more}")
         comparison = None if taken else self._held_against_the_last(folder, release)
         if self.wanted.dry_run:
-            said = f"{name} would be published in {_shown(self.url)}"
+            said = f"{name} would be published in {self._place}"
             return Released(code=0, said=said, comparison=comparison)
         if self.key is not None:
             (folder / SIGNATURE).write_bytes(sign((folder / RELEASE).read_bytes(), self.key))
@@ -178,7 +180,7 @@ class _Releaser:
         named = f", {channel}" if channel else ""
         return Released(
             code=0,
-            said=f"{name} is published in {_shown(self.url)}{named}{signed}",
+            said=f"{name} is published in {self._place}{named}{signed}",
             version=release.version,
             place=self.settings.artifacts / release.model / release.version,
             comparison=comparison,
@@ -196,8 +198,8 @@ class _Releaser:
         differing = contents(there, release)
         told = [*differing[:SHOWN], *(["…"] if differing[SHOWN:] else [])]
         raise GateError(
-            f"{self._name(version)} is published in {_shown(self.url)} with other content; these differ: "
-            + ", ".join(told or ["numbers of the verdicts"]),
+            f"{self._name(version)} is published in {self._place} with other content; "
+            "these differ: " + ", ".join(told or ["numbers of the verdicts"]),
             fix="a version never changes: give another one, or --bump patch",
         )
 
