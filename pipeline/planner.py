@@ -228,31 +228,44 @@ class _Builder:
 
     def explain(self, name: str, verify: str) -> str:
         """Plan what says why a target has failed; gives its id, empty where nothing can."""
-        target = TARGETS[name]
-        taps = tapping(target)
+        model, shown = self.steps[verify].inputs["model"], name
+        if tapping(TARGETS[name]) is None:
+            model, shown = self._made_from(name, model)
+        taps = tapping(TARGETS[shown]) if shown in TARGETS else None
         if taps is None or "onnx" not in self.source.kinds:
             return ""
         export, exported = self._onnx(self._first(name))
         program = self.steps[export].inputs.get("program")
         options = self.steps[verify].options
-        functions = (reference_to(target.open), reference_to(taps))
+        functions = (reference_to(TARGETS[shown].open), reference_to(taps))
         return self._add(
             f"explain {name}",
             "explain",
-            toolchain=explainer(target),
+            toolchain=explainer(TARGETS[shown]),
             options={
                 "open": functions[0],
                 "taps": functions[1],
                 **{key: options[key] for key in ("layout", "io", "narrowed")},
+                "instead": "" if shown == name else shown,
             },
             inputs={
-                **{key: self.steps[verify].inputs[key] for key in ("model", "reference")},
+                "model": model,
+                "reference": self.steps[verify].inputs["reference"],
                 "verdict": Output(verify),
                 "exported": Output(exported),
                 **({"program": program} if program else {}),
             },
             functions=functions,
         )
+
+    def _made_from(self, name: str, model: Input) -> tuple[Input, str]:
+        """What a target's model was converted from, and the target that such a model is of: none
+        where it is no target's.
+        """
+        settings, target = self.config.targets[name], TARGETS[name]
+        if target.quantizer is not None or not isinstance(model, Output):
+            return model, ""
+        return self.steps[model.step].inputs["model"], settings.from_ or self._kind(name, target)
 
     def _first(self, name: str) -> str:
         """The target that a target's chain starts from."""

@@ -89,6 +89,7 @@ targets:
   onnx: {}
   onnx-int8: {parity: {min_snr_db: 90, reason: a limit that int8 cannot keep}}
   tflite-fp32: {}
+  ort: {from: onnx}
 """
 WHOLLY_INT8 = """
 model: encoder
@@ -122,7 +123,11 @@ def explained(honest: Path, artifact: Path, network: Path, scratch: Path) -> Exp
     member: Any = TARGETS[honest.name]
     open_ = coreml.evaluated if member.format == "coreml" else member.open
     options = asked_of(
-        member, open=reference_to(open_), no_runtime="", taps=reference_to(member.taps)
+        member,
+        open=reference_to(open_),
+        no_runtime="",
+        taps=reference_to(member.taps),
+        instead="",
     )
     verdict = verify(
         artifact=artifact,
@@ -404,6 +409,9 @@ def test_an_artifact_is_explained_by_what_it_was_built_from(
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
     assert "in the artifact: " in done.stdout
+    done = crosscast("explain", encoder[0] / "ort", cache=cache)
+    assert done.returncode == 0, done.stderr
+    assert "those of 'onnx', which it is made from, say:" in done.stdout
     shutil.copytree(encoder[0] / "tflite-fp32", folder, dirs_exist_ok=True)
     done = crosscast("explain", folder, cache=cache)
     assert (done.returncode, done.stdout) == (2, "")
