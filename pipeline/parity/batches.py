@@ -17,7 +17,7 @@ GROUP_BYTES = 1 << 22
 """Of a group's arrays, where it is more than one case: what is made of them in float64 to measure
 them is some ten times as much."""
 
-GROUP_CASES = 256
+GROUP_CASES = 128
 """Enough for what numpy takes for a call to be shared by many cases."""
 
 

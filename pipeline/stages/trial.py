@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ class Trial:
 
     own: which outputs feed which inputs (see `streams`). states: those outputs of the last case, in
     the source's layout and dtypes. found: what was measured, by case. together: cases that were run
-    in one batch with others.
+    in one batch with others. first: the first vectors, which need not be read again.
     """
 
     session: Session
@@ -53,6 +53,7 @@ class Trial:
     problems: list[str] = field(default_factory=list)
     found: dict[str, list[_Found]] = field(default_factory=dict)
     together: set[str] = field(default_factory=set)
+    first: list[Vector] = field(default_factory=list)
 
     def refusals(self) -> list[str]:
         """What the runtime said against running cases, each once."""
@@ -100,6 +101,7 @@ class Trial:
         stacking = Stacking.of(self.signature, layout=self.layout, declared=self.session.inputs)
         for group in groups(vectors()):
             gathered.add(group, self._take(group, stacking))
+            self.first[:] = self.first or group
         baseline = gathered.baseline()
         rows = self._rows(baseline)
         again = {row.case for row in rows if excess(row.numbers, self.limits)} & self.together
@@ -108,6 +110,11 @@ class Trial:
         for group in groups(it for it in vectors() if it.case.name in again):
             self._take(group, None)
         return baseline, self._rows(baseline)
+
+    def reread(self, vectors: Callable[[], Iterator[Vector]]) -> Iterator[Vector]:
+        """All vectors once more; their file is opened only for those after the first."""
+        yield from self.first
+        yield from islice(vectors(), len(self.first), None)
 
     def _take(self, group: Sequence[Vector], stacking: Stacking | None) -> dict[str, list[Extent]]:
         """Run vectors of equal shapes, and measure what comes of them. Gives what the source's
