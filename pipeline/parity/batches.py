@@ -34,7 +34,7 @@ def _is_open(shape: Sequence[int | str], axis: int) -> bool:
 
 def _form(vector: Vector) -> tuple[Any, ...]:
     arrays = (*vector.case.arrays.items(), *vector.outputs.items())
-    return (vector.case.origin, *((name, array.shape, array.nbytes) for name, array in arrays))
+    return (vector.case.origin, *[(name, array.shape, array.nbytes) for name, array in arrays])
 
 
 def _most(form: tuple[Any, ...]) -> int:

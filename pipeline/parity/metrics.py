@@ -172,7 +172,8 @@ def _alone(reference: NDArray[Any], got: NDArray[Any]) -> Measured:
         return Measured(own=own, elements=elements, problem=problem)
     if reference.dtype.kind != "f":
         return _unequal(reference[None], got[None])[0]
-    shares = _agreement(reference[None], got[None])
+    ranked = (np.where(np.isnan(array), -np.inf, array)[None] for array in (reference, got))
+    shares = _agreement(*ranked)
     wanted, given = _finite(reference), _finite(got)
     if not wanted.size:
         return Measured(own=own, elements=elements, noise=0.0, cosine=1.0, agreement=shares[0])
@@ -287,10 +288,11 @@ def _cosines(wanted: _Scaled, given: _Scaled) -> Floats:
 
 
 def _agreement(wanted: NDArray[Any], given: NDArray[Any]) -> list[float | None]:
-    """Of each entry along the first axis: the share of rows along the last one that agree."""
+    """Of each entry along the first axis: the share of rows along the last one that agree. NaN
+    would win every argmax: neither has one.
+    """
     if wanted.ndim < 2 or wanted.shape[-1] < 2 or not wanted.size:
         return [None] * len(wanted)
-    # NaN would win every argmax
-    best = [np.where(np.isnan(array), -np.inf, array).argmax(-1) for array in (wanted, given)]
-    shares: list[float | None] = list(_flat(best[0] == best[1]).mean(1).tolist())
+    same = wanted.argmax(-1) == given.argmax(-1)
+    shares: list[float | None] = list(_flat(same).mean(1).tolist())
     return shares
