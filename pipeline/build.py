@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from crosscast.pipeline.events import (
 from crosscast.pipeline.executors.local import LocalExecutor, Outcome, Task
 from crosscast.pipeline.fetch import fetch, missing
 from crosscast.pipeline.graph import File, Output, Plan, Step
+from crosscast.pipeline.ledger import Forecast, Ledger, forecast
 from crosscast.pipeline.planner import plan, runtime_options
-from crosscast.pipeline.runner import Forecast, Ledger, Runner, Settings, forecast, worst
+from crosscast.pipeline.runner import Runner, Settings, worst
 from crosscast.pipeline.stages import STAGES
 from crosscast.pipeline.store import Store, Workspace
 from crosscast.pipeline.toolchain import Toolchain
@@ -96,11 +98,22 @@ def verify(artifact: Path, *, store: Store, settings: Settings) -> dict[str, Any
     Raises ParityError where a file is not the one that was proven, StageError where the worker
     did not succeed, ToolchainError where the target's runtime is not installed.
     """
+    with LocalExecutor(cache=store.root) as executor:
+        return verify_by(executor, artifact, store=store, settings=settings)
+
+
+def verify_by(
+    executor: LocalExecutor, artifact: Path, *, store: Store, settings: Settings, scope: str = ""
+) -> dict[str, Any]:
+    """`verify` by an executor that is there. scope: what its log is kept by, default its path."""
     manifest = manifests.read(artifact)
-    manifests.check_files(artifact, manifest)
-    with store.workspace() as workspace, LocalExecutor(cache=store.root) as executor:
-        verdict = _Bench(artifact, manifest, store, settings, workspace, executor).verdict()
-    return with_task(verdict, manifest["verdict"].get("task"))
+    with _readable(artifact):
+        manifests.check_files(artifact, manifest)
+    with store.workspace() as workspace:
+        bench = _Bench(artifact, manifest, store, settings, workspace, executor, scope)
+        verdict = bench.verdict()
+    with _readable(artifact):
+        return with_task(verdict, manifest["verdict"].get("task"))
 
 
 def explain(
@@ -150,16 +163,14 @@ class _Bench:
     settings: Settings
     workspace: Workspace
     executor: LocalExecutor
+    scope: str = ""
 
     def verdict(self) -> dict[str, Any]:
         """What `verify` finds."""
         target = _target(self.artifact, self.manifest)
-        _write_reference(self.artifact, self.manifest, self.workspace.directory("reference"))
-        return self.run(
-            "verify",
-            toolchain=target.runtime,
-            inputs={},
-            options={
+        with _readable(self.artifact):
+            _write_reference(self.artifact, self.manifest, self.workspace.directory("reference"))
+            options = {
                 **runtime_options(target),
                 "precision_asked": _asked(target, self.manifest),
                 "layout": None,
@@ -167,8 +178,8 @@ class _Bench:
                 "pixels": images(self.manifest.get("preprocessing") or {}),
                 "labels": _labels(self.manifest) if described(target) else [],
                 "parity": self.manifest["verdict"].get("parity", {}),
-            },
-        )
+            }
+        return self.run("verify", toolchain=target.runtime, inputs={}, options=options)
 
     def run(
         self,
@@ -192,7 +203,7 @@ class _Bench:
                 },
                 options=options,
                 out=out,
-                log=self.store.log(str(self.artifact.absolute()), stage),
+                log=self.store.log(self.scope or str(self.artifact.absolute()), stage),
                 limits=self.settings.limits,
             )
         )
@@ -229,6 +240,18 @@ class _Bench:
         for message, _ in runner.dead.values():
             raise StageError(f"the float network cannot be exported to ONNX: {message}")
         return {key: self.store.tree_path(ledger.trees[name]) for key, name in names.items()}
+
+
+@contextmanager
+def _readable(artifact: Path) -> Iterator[None]:
+    """Raise ConfigError where a manifest, which others may have written, is not as it should be."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{artifact / manifests.MANIFEST}: cannot be used: {type(error).__name__}: {error}",
+            fix="build the artifact again",
+        ) from None
 
 
 def _target(artifact: Path, manifest: Mapping[str, Any]) -> Target:

@@ -110,4 +110,13 @@ class Message(Event):
     text: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class HookFailed(Event):
+    """Somebody was not told how a release has ended. hook: its key; why: in words."""
+
+    kind = "hook_failed"
+    hook: str
+    why: str
+
+
 Subscriber = Callable[[Event], None]

@@ -38,7 +38,7 @@ def read(artifact: Path) -> dict[str, Any]:
     path = artifact / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{artifact}: not an artifact: it has no {MANIFEST}",
             fix="name a directory such as artifacts/<model>/<version>/<target>",

@@ -7,14 +7,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
-from crosscast.pipeline import fingerprint
 from crosscast.pipeline.errors import (
     EXIT_OK,
     CrosscastError,
@@ -34,9 +33,10 @@ from crosscast.pipeline.events import (
 )
 from crosscast.pipeline.executors.local import Limits, LocalExecutor, Outcome, Task
 from crosscast.pipeline.graph import File, Plan, Step, TargetSteps
+from crosscast.pipeline.ledger import Ledger
 from crosscast.pipeline.manifest import RELEASE
 from crosscast.pipeline.repro import Repros
-from crosscast.pipeline.store import Record, Store, Workspace
+from crosscast.pipeline.store import Workspace
 
 SECONDS = {"export": 4.0, "convert": 2.0, "quantize": 2.0, "reference": 1.0, "samples": 1.0}
 """Rough cost of a stage: it only orders what is ready, longest remaining path first."""
@@ -83,103 +83,9 @@ class TargetResult:
     artifact: Path | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a build would do with a step: "cached", "run", or "maybe" (its inputs come first)."""
-
-    step: str
-    action: str
-    reason: str
-
-
 def worst(codes: Collection[int]) -> int:
     """The highest-ranked exit code; 0 where nothing failed."""
     return next((code for code in RANK if code in codes), max(codes, default=EXIT_OK))
-
-
-class Ledger:
-    """Which steps of a plan have a trusted record, and why the others have not."""
-
-    def __init__(self, plan: Plan, store: Store, *, scope: str, force: bool = False) -> None:
-        self.plan = plan
-        self.store = store
-        self.scope = scope
-        self.force = force
-        self.trees: dict[str, str] = {}
-
-    def ingredients(self, step: Step) -> dict[str, str]:
-        """What the step's result depends on, once all steps before it have a tree."""
-        inputs = {
-            name: self.store.file_digest(source.path)
-            if isinstance(source, File)
-            else self.trees[source.step]
-            for name, source in step.inputs.items()
-        }
-        return fingerprint.ingredients(step, inputs=inputs, versions=fingerprint.installed_version)
-
-    def lookup(self, step: Step, base: Mapping[str, str]) -> tuple[Record | None, str]:
-        """The step's trusted record, or None and the reason why it has to run."""
-        if self.force:
-            return None, "forced"
-        full = self.full(base, self.store.dependencies(fingerprint.digest(base)))
-        record = self.store.record(fingerprint.digest(full))
-        if record is None:
-            return None, fingerprint.explain(self.store.last(self._key(step)), full)
-        if not self.store.intact(record.tree):
-            return None, "its stored result is missing or damaged"
-        return record, ""
-
-    def full(self, base: Mapping[str, str], dependencies: tuple[str, ...]) -> dict[str, str]:
-        """The ingredients with the present content of the discovered dependencies."""
-        digests = {path: self.store.file_digest(Path(path)) for path in dependencies}
-        return fingerprint.with_dependencies(base, digests)
-
-    def save(
-        self,
-        step: Step,
-        base: Mapping[str, str],
-        outcome: Outcome,
-        tree: str,
-        *,
-        started: int,
-    ) -> None:
-        """Record a step that has run and whose tree is stored. started: time.time_ns() then."""
-        assert outcome.result is not None
-        found = outcome.result.dependencies
-        edited = any(_changed_since(Path(path), started) for path in found)
-        if edited or self.ingredients(step) != base:
-            return  # a file changed meanwhile: it is not known which content the step has read
-        full = self.full(base, found)
-        self.store.save_dependencies(fingerprint.digest(base), found)
-        self.store.save_record(
-            fingerprint.digest(full), Record(tree=tree, seconds=outcome.seconds, peak=outcome.peak)
-        )
-        self.store.save_last(self._key(step), full)
-        self.store.learn_peak(self._key(step), outcome.peak)
-
-    def memory(self, step: Step) -> int:
-        """What the step is expected to need: what it took last time, else its estimate."""
-        return self.store.peak(self._key(step)) or step.memory
-
-    def _key(self, step: Step) -> str:
-        return f"{self.scope}:{step.id}"
-
-
-def forecast(ledger: Ledger) -> list[Forecast]:
-    """What a build would do now, step by step, without running anything."""
-    result = []
-    for step in ledger.plan.steps:
-        waiting = [name for name in step.upstream() if name not in ledger.trees]
-        if waiting:
-            reason = f"after {', '.join(waiting)}; cached if that gives the same bytes"
-            result.append(Forecast(step=step.id, action="maybe", reason=reason))
-            continue
-        record, reason = ledger.lookup(step, ledger.ingredients(step))
-        if record:
-            ledger.trees[step.id] = record.tree
-        action = "cached" if record else "run"
-        result.append(Forecast(step=step.id, action=action, reason=reason))
-    return result
 
 
 class _Running(NamedTuple):
@@ -473,13 +379,6 @@ class Runner:
             self.store.deliver(tree, path)
         self.store.save_origin(path, self.ledger.scope)
         return path
-
-
-def _changed_since(path: Path, moment: int) -> bool:
-    try:
-        return path.stat().st_ctime_ns >= moment
-    except OSError:
-        return True
 
 
 def _remaining_seconds(plan: Plan) -> dict[str, float]:

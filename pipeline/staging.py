@@ -36,6 +36,44 @@ def locked(file: Path) -> Iterator[None]:
         os.close(lock)
 
 
+class TakenError(Exception):
+    """Another process has it. holder: its number, as far as it is known."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"process {holder}" if holder else "another process")
+        self.holder = holder
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Have a file to oneself; TakenError at once where another process has it.
+
+    The file has the number of the process. The lock ends with the process, the file stays.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TakenError(os.read(lock, 20).decode(errors="replace").strip()) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        yield
+        fcntl.flock(lock, fcntl.LOCK_UN)  # as in `locked`
+    finally:
+        os.close(lock)
+
+
+def holder(file: Path) -> str | None:
+    """The number of the process that has a file `alone`; None where nobody has."""
+    try:
+        with alone(file):
+            return None
+    except TakenError as error:
+        return error.holder
+
+
 @contextmanager
 def held(parent: Path, prefix: str = "", suffix: str = "") -> Iterator[Path]:
     """A new directory that no sweep removes while this process lives; removed at the end."""

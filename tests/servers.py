@@ -21,8 +21,11 @@ from pathlib import Path
 
 KEPT = Path(__file__).parents[1] / ".cache" / "servers"
 UNPACKED = KEPT / "debian"
-DEBIAN = ("docker-registry", "lighttpd", "skopeo")
-"""Packages that have a program of their name."""
+DEBIAN = {
+    **{name: name for name in ("docker-registry", "lighttpd", "skopeo")},
+    "systemd-analyze": "systemd",
+}
+"""Packages by the program that they have."""
 
 PATIENCE = 30.0
 KINDS = ("", ".grpc")
@@ -39,7 +42,7 @@ def program(name: str) -> str:
     places = os.pathsep.join((os.environ["PATH"], str(Path(sys.executable).parent), *unpacked))
     found = shutil.which(name, path=places)
     if found is None and name in DEBIAN:
-        fetch(DEBIAN)
+        fetch([*DEBIAN.values()])
         found = shutil.which(name, path=places)
     assert found is not None, f"{name} is not installed, and could not be fetched"
     return found
@@ -47,7 +50,8 @@ def program(name: str) -> str:
 
 def environment() -> dict[str, str]:
     """What fetched programs need to find their libraries."""
-    libraries = [str(path) for path in (UNPACKED / "usr" / "lib").glob("*-linux-gnu")]
+    found = (UNPACKED / "usr" / "lib").glob("*-linux-gnu")
+    libraries = [str(path / own) for path in found for own in ("", "systemd")]
     return {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
 
 

@@ -21,9 +21,10 @@ LAYERS = (
     ("pipeline.store", "pipeline.preprocess", "pipeline.parity", "pipeline.worker.usercode"),
     ("targets", "pipeline.sources", "pipeline.stages"),
     ("pipeline.config", "pipeline.fingerprint", "pipeline.worker", "pipeline.executors"),
-    ("pipeline.planner", "pipeline.fetch", "pipeline.repro"),
+    ("pipeline.planner", "pipeline.fetch", "pipeline.repro", "pipeline.ledger"),
     ("pipeline.runner", "pipeline.report", "pipeline.doctor"),
     ("pipeline.build", "pipeline.init", "pipeline.release"),
+    ("pipeline.schedule",),
     ("pipeline.cli",),
 )
 TARGETS_MAY_IMPORT = (
@@ -134,6 +135,7 @@ def registry(root: Path) -> Path:
         *(["--help"], ["check", "CONFIG"], ["plan", "CONFIG"], ["targets"], ["doctor"]),
         *(["releases", "m"], ["keygen", "-o", "KEYS"], ["devices"]),
         ["pull", "RELEASE", "--device", "pixel-8", "--dry-run"],
+        *(["schedule", *words, "CONFIG"] for words in (["status"], ["run", "--once"])),
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -144,6 +146,7 @@ def test_light_commands_import_no_framework(arguments: list[str], tmp_path: Path
         "model: m\nversion: 1.0.0\nsource: {torch: net.py:build}\n"
         "inputs: {x: {shape: [batch, 3], dtype: float32}}\n"
         "targets: {onnx: {}, tflite-fp32: {}, coreml-fp16: {allow_unverified: x}}\n"
+        "release: {schedule: 0 3 * * *}\n"
     )
     paths = {"CONFIG": str(config), "KEYS": str(tmp_path / "keys")}
     paths["RELEASE"] = f"{registry(tmp_path)}/m"

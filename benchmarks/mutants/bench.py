@@ -13,7 +13,8 @@ from typing import Any
 from crosscast.pipeline.events import Event, StepFailed
 from crosscast.pipeline.executors.local import LocalExecutor
 from crosscast.pipeline.graph import Plan
-from crosscast.pipeline.runner import Ledger, Runner, Settings
+from crosscast.pipeline.ledger import Ledger
+from crosscast.pipeline.runner import Runner, Settings
 from crosscast.pipeline.store import Store, Workspace
 
 BENCHMARKS = Path(__file__).parent.parent

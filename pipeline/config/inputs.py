@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
-from crosscast.pipeline.config.fields import NAME, Dtype, Model, problem
+from crosscast.pipeline.config.fields import Dtype, Model, problem
+from crosscast.pipeline.config.names import NAME
 from crosscast.pipeline.config.preprocess import Preprocess, image_layout, misfit
 from crosscast.pipeline.signature import STRING, Layout, Tensor
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from crosscast.pipeline.config import devices, profiles
 from crosscast.pipeline.config.document import Document, Loc, dotted
-from crosscast.pipeline.config.fields import did_you_mean
 from crosscast.pipeline.config.inputs import Input
+from crosscast.pipeline.config.names import did_you_mean
 from crosscast.pipeline.config.schema import Config, config_model
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA
 from crosscast.pipeline.config.wording import names, validated
@@ -47,6 +48,7 @@ def load(
         _check_folders(document, config)
         _check_task(document, config)
         _check_labels(document, config, targets)
+        _check_devices(document, config)
     if config is None or document.lines:
         raise ConfigError("\n".join(text for _, text in sorted(document.lines)))
     return config
@@ -227,6 +229,20 @@ def _check_labels(document: Document, config: Config, targets: Mapping[str, Targ
     if twice is not None and named:
         what = f"'{twice}' stands twice, and '{named[0]}' needs a label of its own for each class"
         document.add(("labels",), what)
+
+
+def _check_devices(document: Document, config: Config) -> None:
+    """Devices of the config's own take something of what is built."""
+    own, at = devices.written(config.release.devices), ("release", "devices")
+    if not own:
+        return
+    known, wrong = {**profiles.ours(), **own}, len(document.lines)
+    devices.check(document, at, own, known)
+    for name in own if len(document.lines) == wrong else ():
+        takes = profiles.complete(name, known).targets
+        if not set(takes) & set(config.targets):
+            what = f"takes none of this config's targets, only {', '.join(takes)}"
+            document.add((*at, name), what)
 
 
 def _check_start(document: Document, targets: Mapping[str, Target], name: str) -> None:

@@ -15,7 +15,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from crosscast.pipeline.config.fields import CHANNEL, Model, problem
+from crosscast.pipeline.config.devices import Profile
+from crosscast.pipeline.config.fields import Model, problem
+from crosscast.pipeline.config.names import CHANNEL
+from crosscast.pipeline.config.schedule import Hooks, ScheduleOrCron
 
 PEM = "-----BEGIN "
 """How a key begins that is given itself, in place of its file."""
@@ -93,4 +96,15 @@ class ReleasePolicy(Model):
         description="Private key that signs, which `crosscast keygen` makes: a PEM file, or its "
         "text from a variable, such as ${RELEASE_KEY:-}; default unsigned.",
     )
+    schedule: ScheduleOrCron | None = Field(
+        default=None,
+        description="When `crosscast schedule` releases the model by itself: a cron expression, "
+        "or more.",
+    )
+    hooks: Hooks = Field(default=Hooks(), description="Who is told how a release has ended.")
     gates: Gates = Field(default=Gates(), description="Limits against the release before this one.")
+    devices: dict[str, Profile] = Field(
+        default={},
+        description="Devices of your own, by name, which come with the release: whoever pulls it "
+        "names them as those that everybody has.",
+    )

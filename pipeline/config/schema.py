@@ -34,9 +34,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from crosscast.pipeline.config.fields import (
-    MEMORY,
-    SEMVER,
-    SLUG,
     UNITS,
     Labels,
     Model,
@@ -44,6 +41,7 @@ from crosscast.pipeline.config.fields import (
     problem,
 )
 from crosscast.pipeline.config.inputs import BATCH_SIZES, OTHER_SIZES, Input
+from crosscast.pipeline.config.names import MEMORY, SEMVER, SLUG
 from crosscast.pipeline.config.release import ReleasePolicy
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA, Source
 from crosscast.pipeline.config.task import Task

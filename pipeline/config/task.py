@@ -14,14 +14,8 @@ from pydantic import (
     field_validator,
 )
 
-from crosscast.pipeline.config.fields import (
-    CODE,
-    Model,
-    SampleSet,
-    did_you_mean,
-    existing_code,
-    problem,
-)
+from crosscast.pipeline.config.fields import Model, SampleSet, existing_code, problem
+from crosscast.pipeline.config.names import CODE, did_you_mean
 from crosscast.pipeline.parity.task import METRIC, SHARES
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from crosscast.pipeline.config.document import Document, Loc
-from crosscast.pipeline.config.fields import MEANINGS, did_you_mean
+from crosscast.pipeline.config.names import MEANINGS, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 

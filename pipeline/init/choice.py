@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from crosscast.pipeline.config.fields import did_you_mean
+from crosscast.pipeline.config.names import did_you_mean
 from crosscast.pipeline.errors import ConfigError, StageError
 from crosscast.pipeline.init.facts import Facts
 from crosscast.pipeline.init.settle import bound

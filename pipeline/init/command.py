@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline.config import schema
-from crosscast.pipeline.config.fields import SHA256, URL, Download
+from crosscast.pipeline.config.fields import Download
 from crosscast.pipeline.config.load import load
+from crosscast.pipeline.config.names import SHA256, URL
 from crosscast.pipeline.config.sources import SOURCES_SCHEMA
 from crosscast.pipeline.errors import ConfigError, CrosscastError, StageError, ToolchainError
 from crosscast.pipeline.executors.local import LocalExecutor, Outcome, Task

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from semver import Version
 
-from crosscast.pipeline.config.fields import CHANNEL, SEMVER, did_you_mean
+from crosscast.pipeline.config.names import CHANNEL, SEMVER, did_you_mean
 from crosscast.pipeline.errors import ConfigError, GateError, RegistryError
 from crosscast.pipeline.release.registries.base import Conflict, Registry
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from crosscast.pipeline import manifest as manifests
+from crosscast.pipeline.config.devices import written
 from crosscast.pipeline.config.document import Document
 from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.digest import Entries, measure, of_json
 from crosscast.pipeline.errors import ParityError
 from crosscast.pipeline.fingerprint import installed_version
-from crosscast.pipeline.release.document import BUILD, RELEASE, SCHEMA, Release
+from crosscast.pipeline.release.devices import to_ship
+from crosscast.pipeline.release.document import BUILD, DEVICES, RELEASE, SCHEMA, Release
 
 NOT_CONTENT = ("version", "release")
 """Keys of a config that do not tell what is built."""
@@ -55,6 +57,7 @@ def compose(
         "artifacts": {
             name: _artifact(manifest, measure(folder / name)) for name, manifest in read.items()
         },
+        **({DEVICES: to_ship(written(own))} if (own := config.release.devices) else {}),
         BUILD: dict(build),
     }
     manifests.write_json(folder / RELEASE, content)

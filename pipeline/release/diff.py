@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from crosscast.pipeline.manifest import MANIFEST, VECTORS
-from crosscast.pipeline.release.document import BUILD, Release
+from crosscast.pipeline.release.document import BUILD, DEVICES, Release
 from crosscast.pipeline.release.latency import Timing
 
 Level = Literal["major", "minor"]
@@ -78,7 +78,7 @@ def compare(
         *(_added(name) for name in new if name not in old),
     ]
     for name in (name for name in new if name in old):
-        numbers += [_size(name, old[name], new[name]), *_snrs(name, old[name], new[name])]
+        numbers += [_size(name, old[name], new[name]), *snrs(name, old[name], new[name])]
         numbers += _metric(name, old[name], new[name])
         changes += _interface(name, old[name], new[name])
         timing = (timings or {}).get(name)
@@ -86,6 +86,7 @@ def compare(
             changes.append(Change(target=name, text=f"latency not measured: {timing.unmeasured}"))
         elif timing is not None:
             numbers.append(_latency(name, timing))
+    changes += _devices(before, after)
     return Comparison(
         before=f"{before.model} {before.version}",
         after=f"{after.model} {after.version}",
@@ -154,6 +155,17 @@ def _added(target: str) -> Change:
     return Change(target=target, text="is new", level="minor")
 
 
+def _devices(before: Release, after: Release) -> Iterator[Change]:
+    """What has become of the devices that came with a release: people pull by their names."""
+    old, new = (release.content.get(DEVICES, {}) for release in (before, after))
+    for name in (name for name in old if old[name] != new.get(name)):
+        told = "changed" if name in new else "is not in it any more"
+        level: Level | None = None if name in new else "major"
+        yield Change(target=f"device {name}", text=told, level=level)
+    for name in (name for name in new if name not in old):
+        yield Change(target=f"device {name}", text="is new")
+
+
 def _size(target: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Number:
     before, after = model_size(old), model_size(new)
     growth = after / max(before, 1) - 1
@@ -180,7 +192,8 @@ def _latency(target: str, timing: Timing) -> Number:
     )
 
 
-def _snrs(target: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Number]:
+def snrs(target: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Number]:
+    """The worst SNR of each output that has one in both, as `release.json` tells of a target."""
     worst = new["verdict"].get("worst", {})
     for output, row in old["verdict"].get("worst", {}).items():
         before, after = _snr(row), _snr(worst.get(output))

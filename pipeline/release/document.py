@@ -24,6 +24,9 @@ KEYS = ("format", "files", "verdict", "inputs", "outputs", "dims", "options", "t
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+DEVICES = "devices"
+"""The section on devices of the publisher's own, by name; not there where there are none."""
+
 BUILD = "build"
 """The section on how it was made (seconds, commit, time): two builds that differ in nothing else
 are the same release."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from semver import Version
 
 from crosscast.pipeline import staging
 from crosscast.pipeline.build import build
-from crosscast.pipeline.config.fields import SEMVER
+from crosscast.pipeline.config.names import SEMVER
 from crosscast.pipeline.config.schema import Config
-from crosscast.pipeline.errors import ConfigError, GateError
-from crosscast.pipeline.events import Event, Subscriber, TargetFinished
-from crosscast.pipeline.release import channels, gates, reproducible
+from crosscast.pipeline.digest import of_json
+from crosscast.pipeline.errors import EXIT_BUG, ConfigError, CrosscastError, GateError
+from crosscast.pipeline.events import Event, HookFailed, Subscriber, TargetFinished
+from crosscast.pipeline.release import channels, gates, hooks, reproducible
 from crosscast.pipeline.release.channels import Shelf, now
 from crosscast.pipeline.release.compose import compose, config_digest, environment
 from crosscast.pipeline.release.diff import Comparison, contents
@@ -58,11 +60,13 @@ class Wanted:
 class Released:
     """How it ended. code: the exit code; that of the build where not all was proven.
 
-    place: where the release is; None where none was made. comparison: with the one before.
+    version: what was published; empty where nothing was. place: where that is. comparison: with the
+    one before.
     """
 
     code: int
     said: str
+    version: str = ""
     place: Path | None = None
     comparison: Comparison | None = None
 
@@ -70,12 +74,34 @@ class Released:
 def release(
     config: Config, wanted: Wanted, *, store: Store, settings: Settings, emit: Subscriber
 ) -> Released:
-    """Build a release of a config under `settings.artifacts`, and publish it.
+    """Build a release of a config under `settings.artifacts`, publish it, and have hooks tell.
 
-    Raises GateError where it may not follow the one before or its version is taken, RegistryError,
-    ConfigError, ParityError.
+    Raises GateError where it may not follow the one before, its version is taken or another one is
+    under way, RegistryError, ConfigError, ParityError.
     """
-    return _Releaser(config, wanted, store=store, settings=settings, emit=emit).run()
+
+    def tell(code: int, said: str, version: str = "") -> None:
+        outcome = hooks.Outcome.of(
+            config,
+            registry=wanted.registry,
+            event="release",
+            code=code,
+            said=said,
+            version=version,
+            log=os.environ.get(hooks.LOG, ""),
+        )
+        for hook, why in hooks.tell(config.release.hooks, outcome, folder=config.path.parent):
+            emit(HookFailed(hook=hook, why=why))
+
+    told = tell if not wanted.dry_run else lambda *_: None
+    try:
+        ended = _Releaser(config, wanted, store=store, settings=settings, emit=emit).run()
+    except Exception as error:
+        told(error.exit_code if isinstance(error, CrosscastError) else EXIT_BUG, str(error))
+        raise
+    if ended.code or ended.version:
+        told(ended.code, ended.said, ended.version)
+    return ended
 
 
 class _Releaser:
@@ -97,6 +123,24 @@ class _Releaser:
 
     def run(self) -> Released:
         """Do it."""
+        with self._alone():
+            return self._run()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """GateError where the same model is being released there: both would take one version."""
+        place = self.url if "://" in self.url else str(Path(self.url).resolve())
+        file = self.store.root / "releases" / f"{of_json([self.config.model, place])[:32]}.lock"
+        try:
+            with staging.alone(file):
+                yield
+        except staging.TakenError as error:
+            raise GateError(
+                f"another release of {self.config.model} is under way: {error}",
+                fix="wait for it to end",
+            ) from None
+
+    def _run(self) -> Released:
         highest = next(reversed(self.shelf.ordered()), "")
         version = _next(self.config.version, highest, self.wanted)
         with self._staged() as staged:
@@ -135,6 +179,7 @@ class _Releaser:
         return Released(
             code=0,
             said=f"{name} is published in {self.url}{named}{signed}",
+            version=release.version,
             place=self.settings.artifacts / release.model / release.version,
             comparison=comparison,
         )

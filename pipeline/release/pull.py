@@ -22,6 +22,7 @@ from crosscast.pipeline.release import channels, devices, reference
 from crosscast.pipeline.release.devices import Choice
 from crosscast.pipeline.release.document import SIGNATURE, Entry, Release
 from crosscast.pipeline.release.lock import Lock
+from crosscast.pipeline.release.reference import Reference
 from crosscast.pipeline.release.registries import open_registry
 from crosscast.pipeline.release.registries.base import Registry, released
 from crosscast.pipeline.release.transfer import Tell, bring_target
@@ -62,6 +63,11 @@ def find(name: str, *, key: Path | None = None, lock: Path | None = None) -> Fou
             fix=f"write REGISTRY/MODEL, such as ./artifacts/{wanted.model} or "
             f"https://host/models/{wanted.model}",
         )
+    return named(wanted, key=key, lock=lock)
+
+
+def named(wanted: Reference, *, key: Path | None = None, lock: Path | None = None) -> Found:
+    """`find`, of what names a registry."""
     registry = open_registry(wanted.registry)
     place = shown(wanted.registry) if "://" in wanted.registry else wanted.registry
     locked = Lock.read(lock) if lock else None
@@ -95,15 +101,20 @@ def choose(
             fix="`crosscast devices` lists the devices, `pull … --list` the targets",
         )
     if device is not None:
-        known = devices.profiles(profiles)
+        known = devices.profiles(profiles, shipped=devices.shipped(found.release))
         return devices.choose(found.release, device, devices.find(device, known))
     assert target is not None
-    if target not in found.release.content["artifacts"]:
-        raise RegistryError(
-            f"{found.release.model} {found.release.version} has no target '{target}'",
-            fix=f"it has {', '.join(found.release.content['artifacts'])}",
-        )
+    require_target(found.release, target)
     return Choice(device="", target=target, judged=())
+
+
+def require_target(release: Release, target: str) -> None:
+    """Raise RegistryError where the release has no such target."""
+    if target not in release.content["artifacts"]:
+        raise RegistryError(
+            f"{release.model} {release.version} has no target '{target}'",
+            fix=f"it has {', '.join(release.content['artifacts'])}",
+        )
 
 
 def pull(
@@ -137,11 +148,15 @@ def _release(registry: Registry, place: str, model: str, version: str, key: Path
     """The release of a version, whose signature is right if a key is given."""
     data, release = released(registry, model=model, version=version, where=place)
     if key is not None:
-        from crosscast.pipeline.release import signing
-
-        envelope = registry.document(model=model, version=version, name=SIGNATURE)
-        signing.verify(data, envelope, signing.read_public(key))
+        check_signed(data, registry.document(model=model, version=version, name=SIGNATURE), key)
     return release
+
+
+def check_signed(document: bytes, envelope: bytes | None, key: Path) -> None:
+    """Raise RegistryError where a release.json is not what that public key's owner signed."""
+    from crosscast.pipeline.release import signing
+
+    signing.verify(document, envelope, signing.read_public(key))
 
 
 def _deliver(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from crosscast.pipeline.config.fields import SLUG
+from crosscast.pipeline.config.names import SLUG
 from crosscast.pipeline.errors import ConfigError
 
 

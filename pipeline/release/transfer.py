@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crosscast.pipeline import web
+from crosscast.pipeline.digest import file_sha256
 from crosscast.pipeline.errors import RegistryError
 from crosscast.pipeline.release.document import RELEASE, Entry, Release
 from crosscast.pipeline.release.registries.base import Registry
@@ -39,6 +40,19 @@ def bring_target(
         )
         for entry in release.entries(target)
     )
+
+
+def check_target(release: Release, target: str, *, folder: Path) -> None:
+    """Raise RegistryError for the first file of a target's artifact in `folder` that is not there
+    or not the one that was released.
+    """
+    for entry in release.entries(target):
+        path = folder / entry.path.removeprefix(f"{target}/")
+        there = path.is_file() and not path.is_symlink()
+        if not there or path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
+            raise RegistryError(
+                f"{path}: {'not the file that was released' if there else 'missing'}", fix=DAMAGED
+            )
 
 
 def bring(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from crosscast.pipeline.events import (
     Event,
+    HookFailed,
     Message,
     StepCached,
     StepFailed,
@@ -49,6 +50,8 @@ def describe(event: Event, *, verbose: bool) -> str:
             return f"skip    {event.step}  (because of {event.because})" if verbose else ""
         case Message():
             return f"note    {event.text}"
+        case HookFailed():
+            return f"note    {event.hook} failed: {event.why}"
     return ""
 
 

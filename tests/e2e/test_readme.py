@@ -51,6 +51,7 @@ source: {torch: net.py:build}
 inputs: {image: {shape: [batch, 3, 8, 8], dtype: float32, range: [-1, 1]}}
 samples: {parity: net.py:samples, calibration: net.py:calibration}
 targets: {onnx: {}, tflite-int8: {}}
+release: {schedule: "0 3 * * 1-5"}
 """
 
 
@@ -82,6 +83,7 @@ def test_the_readme_has_commands() -> None:
         "diff",
         "pull",
         "devices",
+        "schedule",
     }
     assert MAKE == ["make demo", "make test"]
 

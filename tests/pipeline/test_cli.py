@@ -300,6 +300,20 @@ def test_verify_prints_the_verdict(
     assert cli.run(["verify", str(tmp_path)]) == 0
 
 
+def test_devices_lists_those_of_a_config_too(config: Path, capsys: Say) -> None:
+    device = "kiosk: {summary: Ours, like: microcontroller, targets: [onnx]}"
+    config.write_text(f"{CONFIG}release: {{devices: {{{device}}}}}\n")
+    assert cli.run(["devices", str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines[-3:]] == [
+        "kiosk                Ours",
+        "onnx",
+        "limits: static, integer, size 1 MiB",
+    ]
+    assert cli.run(["devices"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:-3]
+
+
 def test_targets_lists_every_target(capsys: Say) -> None:
     from crosscast.targets import TARGETS
 

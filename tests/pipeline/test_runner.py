@@ -1,4 +1,4 @@
-"""The runner with a real store and an executor that calls functions in place of workers."""
+"""The runner and its ledger with a real store; functions do the work of workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from crosscast.pipeline.events import (
 )
 from crosscast.pipeline.executors.local import Outcome, Task
 from crosscast.pipeline.graph import GIB, File, Input, Output, Plan, Step, TargetSteps, ordered
-from crosscast.pipeline.runner import Ledger, Runner, Settings, TargetResult, forecast, worst
+from crosscast.pipeline.ledger import Ledger, forecast
+from crosscast.pipeline.runner import Runner, Settings, TargetResult, worst
 from crosscast.pipeline.stages import StageResult
 from crosscast.pipeline.store import Store
 from crosscast.pipeline.toolchain import CORE, Toolchain

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crosscast.pipeline import staging
-from crosscast.pipeline.config.fields import SEMVER, SLUG
+from crosscast.pipeline.config.names import SEMVER, SLUG
 from crosscast.pipeline.errors import RegistryError
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE, Entry, Release
 from crosscast.pipeline.release.registries.base import (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crosscast.pipeline.config.devices import written
 from crosscast.pipeline.config.load import load
 from crosscast.pipeline.config.release import Gates, ReleasePolicy
 from crosscast.pipeline.errors import ConfigError
@@ -56,6 +57,14 @@ def test_urls_and_the_text_of_a_key_are_left_as_they_are(tmp_path: Path) -> None
     )
 
 
+def test_devices_of_ones_own_build_on_those_of_all(tmp_path: Path) -> None:
+    text = "{devices: {kiosk: {like: pixel-8, limits: {opset: 18}}, panel: {like: kiosk}}}"
+    devices = policy(tmp_path, text).devices
+    assert devices["kiosk"].like == "pixel-8"
+    assert devices["kiosk"].limits.opset == 18
+    assert written(devices)["panel"] == {"like": "kiosk"}
+
+
 @pytest.mark.parametrize(
     ("release", "said"),
     [
@@ -64,6 +73,16 @@ def test_urls_and_the_text_of_a_key_are_left_as_they_are(tmp_path: Path) -> None
         (
             "{gates: {max_size_growth: 5 percent}}",
             "release.gates.max_size_growth: expected a share such as '5%' or 0.05, got '5 percent'",
+        ),
+        ("{devices: {a: {targets: [onxx]}}}", "m.yaml:5:35: release.devices.a.targets[0]: there"),
+        ("{devices: {a: {like: pixl-8}}}", "m.yaml:5:31: release.devices.a.like: there is no dev"),
+        ("{devices: {a: {like: a}}}", "release.devices.a.like: goes in a circle: a -> a"),
+        ("{devices: {a: {}}}", "m.yaml:5:24: release.devices.a: says neither 'targets' nor what"),
+        ("{devices: {a: {limits: {siez: 1}}}}", "a.limits.siez: unknown key; did you mean 'size'"),
+        ("{devices: {a: {limits: {coreml: iOS9}, like: pixel-8}}}", "expected 'iOS15', 'iOS16'"),
+        (
+            "{devices: {a: {like: coral}}}",
+            "release.devices.a: takes none of this config's targets, only tflite-int8",
         ),
         ("{gates: {max_snr_drop_db: -1}}", "max_snr_drop_db: expected 0 or more, got -1"),
         ("{gates: {max_metric_drop: .inf}}", "max_metric_drop: expected a finite number"),

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 import crosscast.pipeline.config.schema as module
-from crosscast.pipeline.config.fields import did_you_mean
+from crosscast.pipeline.config.names import did_you_mean
 from crosscast.pipeline.config.schema import (
     TargetConfig,
     config_model,

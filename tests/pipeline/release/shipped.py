@@ -26,19 +26,23 @@ def made(
     targets: Iterable[str] = ("onnx",),
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     key: Path | None = None,
+    **parts: Any,
 ) -> Release:
-    """A release's directory. changes: what its document says otherwise, by target."""
+    """A release's directory. changes: what its document says otherwise, by target. parts: what
+    else is in its document.
+    """
     artifacts = {}
     for target in targets:
         files = {"model.bin": target.encode() + data, "sub/part.bin": data * 3, "USAGE.md": b"#\n"}
         listed = artifact(files=files)["files"][:2]
         told = {"schema": 1, **dict.fromkeys(manifest.KEYS), "files": listed}
+        told |= {"model": model, "version": version, "target": target}
         files["manifest.json"] = json.dumps(told).encode()
         for path, held in files.items():
             (folder / target / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / target / path).write_bytes(held)
         artifacts[target] = artifact(files=files, **(changes or {}).get(target, {}))
-    release = Release(content=content(artifacts, model=model, version=version))
+    release = Release(content={**content(artifacts, model=model, version=version), **parts})
     text = json.dumps(release.content).encode()
     (folder / RELEASE).write_bytes(text)
     if key is not None:

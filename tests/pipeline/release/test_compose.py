@@ -55,6 +55,17 @@ def test_a_release_tells_of_every_file(config: Path, tmp_path: Path) -> None:
         assert entry.size == (tmp_path / "r" / path).stat().st_size
 
 
+def test_devices_of_the_config_come_with_it(config: Path, tmp_path: Path) -> None:
+    without = composed(config, tmp_path / "r")
+    assert "devices" not in without.content
+    config.write_text(CONFIG + "release: {devices: {kiosk: {targets: [ort]}}}\n")
+    release = composed(config, tmp_path / "r")
+    assert release.content["devices"] == {
+        "kiosk": {"summary": "", "targets": ["ort"], "limits": {}}
+    }
+    assert release.digest != without.digest
+
+
 def test_it_has_verdicts_source_and_config(config: Path, tmp_path: Path) -> None:
     content = composed(config, tmp_path / "r").content
     assert content["artifacts"]["ort"]["verdict"]["status"] == "passed"

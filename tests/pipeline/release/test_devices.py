@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from releases import artifact, content
 
+from crosscast.pipeline.config.devices import Profiles
+from crosscast.pipeline.config.profiles import OURS, Device
 from crosscast.pipeline.errors import ConfigError, RegistryError
-from crosscast.pipeline.release.devices import Device, Limits, choose, find, profiles
+from crosscast.pipeline.release.devices import choose, find, profiles, shipped, to_ship
 from crosscast.pipeline.release.document import Release
 from crosscast.targets import TARGETS
 
@@ -27,7 +31,11 @@ def release(**artifacts: dict[str, Any]) -> Release:
 
 
 def device(*targets: str, **limits: Any) -> Device:
-    return Device(targets=targets, limits=Limits(**limits))
+    return Device(targets=targets, limits=limits)
+
+
+def test_our_profiles_have_the_keys_of_any_other() -> None:
+    Profiles.model_validate_json(json.dumps(yaml.safe_load(OURS.read_bytes())), strict=True)
 
 
 def test_every_profile_names_targets_that_there_are() -> None:
@@ -111,9 +119,50 @@ def test_own_devices_build_on_ours(tmp_path: Path) -> None:
     )
     known = profiles(path)
     assert known["kiosk"].targets == known["microcontroller"].targets
-    assert known["kiosk"].limits == Limits(static=True, integer=True, size=5)
+    assert known["kiosk"].limits == {"static": True, "integer": True, "size": 5}
     assert known["panel"].targets == ("onnx",)
     assert "pixel-8" in known
+
+
+def test_a_file_goes_before_a_release_and_that_before_ours(tmp_path: Path) -> None:
+    shipped = {"pixel-8": ["onnx"], "kiosk": ["onnx"], "android": ["ort"]}
+    path = tmp_path / "mine.yaml"
+    path.write_text("devices: {kiosk: {targets: [ort]}, panel: {like: pixel-8}}\n")
+    known = profiles(path, shipped={name: {"targets": shipped[name]} for name in shipped})
+    assert known["kiosk"].targets == ("ort",)
+    assert known["pixel-8"].targets == known["panel"].targets == ("onnx",)
+    assert known["pixel-9"].targets == ("ort",)  # like android
+    assert known["node"] == profiles()["node"]
+
+
+def test_devices_are_complete_in_a_release() -> None:
+    own = {
+        "kiosk": {"like": "ipad-9", "summary": "Ours", "limits": {"coreml": "iOS16"}},
+        "panel": {"like": "kiosk", "limits": {"coreml": None, "size": 5}},
+    }
+    told = to_ship(own)
+    assert told == json.loads(json.dumps(told))
+    assert told["kiosk"]["limits"] == {"coreml": "iOS16"}
+    assert told["kiosk"]["targets"] == list(profiles()["ipad-9"].targets)
+    assert told["panel"] == {**told["kiosk"], "limits": {"size": 5}}
+    assert shipped(Release(content={**content({}), "devices": told})) == told
+    assert shipped(Release(content=content({}))) == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (None, "valid dict"),
+        ([], "valid dict"),
+        ({"kiosk": {"targets": []}}, r"kiosk\.targets: .* at least 1 item"),
+        ({"kiosk": {"targets": ["onnx"], "limits": {"npu": 1}}}, r"kiosk\.limits\.npu: Extra"),
+        ({"kiosk": {"summary": "nothing"}}, "kiosk is not complete"),
+        ({"a": {"like": "b", "targets": ["onnx"]}}, "a is not complete"),
+    ],
+)
+def test_devices_of_a_release_that_cannot_be_used(told: Any, said: str) -> None:
+    with pytest.raises(RegistryError, match=f"m 1.0.0: its devices cannot be used: .*{said}"):
+        shipped(Release(content={**content({}), "devices": told}))
 
 
 def test_every_mistake_of_own_devices_is_told_with_its_line(tmp_path: Path) -> None:

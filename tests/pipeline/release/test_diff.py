@@ -168,6 +168,19 @@ def test_targets_that_vanish_or_come() -> None:
     assert refused(comparison, after="2.0.0") == []
 
 
+def test_devices_that_vanish_change_or_come() -> None:
+    def shipping(**devices: Any) -> Release:
+        return Release(content={**release().content, "devices": devices})
+
+    before, after = shipping(a=1, b=1, c=1), shipping(b=1, c=2, d=1)
+    assert [(it.target, it.text, it.level) for it in compare(before, after).changes] == [
+        ("device a", "is not in it any more", "major"),
+        ("device c", "changed", None),
+        ("device d", "is new", None),
+    ]
+    assert len(compare(before, release()).changes) == 3
+
+
 @pytest.mark.parametrize(
     ("before", "after", "level"),
     [

@@ -47,7 +47,7 @@ def test_a_release_is_found_by_its_directory(shelf: Path, tmp_path: Path) -> Non
     [
         ("m@2.0.0", RegistryError, "has no version '2.0.0'"),
         ("m@beta", RegistryError, "has no channel 'beta'"),
-        ("other", RegistryError, "there is no release of "),
+        ("other", RegistryError, "has no model 'other'"),
         ("a b", ConfigError, "names no release"),
     ],
 )
@@ -57,6 +57,21 @@ def test_what_is_not_there_is_told(
     with pytest.raises(kind) as refused:
         find(name, registry=str(shelf))
     assert said in str(refused.value)
+
+
+def test_files_in_a_directory_are_checked_where_they_are(shelf: Path, tmp_path: Path) -> None:
+    artifact = shelf / "m/1.0.0/onnx"
+    found = find(str(artifact.parent), registry="nowhere")
+    (artifact / "model.onnx").rename(tmp_path / "model.onnx")
+    with pytest.raises(RegistryError, match=r"onnx/model\.onnx: missing"):
+        found.fetch("onnx", tmp_path)
+    (artifact / "model.onnx").symlink_to(tmp_path / "model.onnx")
+    with pytest.raises(RegistryError, match=r"onnx/model\.onnx: missing"):
+        found.fetch("onnx", tmp_path)
+    (artifact / "model.onnx").unlink()
+    (artifact / "model.onnx").write_bytes(b"1.0.1")
+    with pytest.raises(RegistryError, match=r"onnx/model\.onnx: not the file that was released"):
+        found.fetch("onnx", tmp_path)
 
 
 def test_files_are_brought(shelf: Path, tmp_path: Path) -> None:

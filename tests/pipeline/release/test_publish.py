@@ -13,6 +13,7 @@ from releases import deliver, write
 from crosscast.pipeline.config.load import load
 from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.errors import ConfigError, GateError, RegistryError
+from crosscast.pipeline.events import Subscriber
 from crosscast.pipeline.release import channels, publish, reproducible, signing
 from crosscast.pipeline.release.channels import Shelf
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE
@@ -50,10 +51,10 @@ class Shop:
         deliver(folder, data=self.data + noise, version=config.version)
         return 0
 
-    def release(self, **wanted: Any) -> Released:
+    def release(self, *, emit: Subscriber = lambda _: None, **wanted: Any) -> Released:
         store, settings = Store(self.root / "store"), Settings(artifacts=self.artifacts)
         return publish.release(
-            load(self.config), Wanted(**wanted), store=store, settings=settings, emit=lambda _: None
+            load(self.config), Wanted(**wanted), store=store, settings=settings, emit=emit
         )
 
     def says(self, key: str, value: str) -> None:

@@ -71,6 +71,27 @@ def test_a_device_gets_what_suits_it(root: Path, capsys: Say) -> None:
     assert "tflite-int8: taken, the first that fits pixel-8" in capsys.readouterr().out
 
 
+def test_a_release_brings_devices_of_its_own(root: Path, capsys: Say) -> None:
+    kiosk = {"summary": "Ours", "targets": ["onnx"], "limits": {"opset": 18}}
+    publish(root, "2.0.0", DATA, devices={"kiosk": kiosk})
+    assert pull(root, "--list") == 0
+    assert capsys.readouterr().out.endswith("its own devices: kiosk\n")
+    assert pull(root, "--device", "kiosk") == 0
+    assert there() == released(root, "onnx", "2.0.0")
+    Path("mine.yaml").write_text("devices: {kiosk: {targets: [tflite-int8]}}")
+    assert pull(root, "--device", "kiosk", "--devices", "mine.yaml") == 0
+    assert there() == released(root, "tflite-int8", "2.0.0")
+    assert pull(root, "--device", "kiosk", model="m@1.0.0") == 2
+    assert "no device 'kiosk'" in capsys.readouterr().err
+
+
+def test_devices_that_cannot_be_used(root: Path, capsys: Say) -> None:
+    publish(root, "2.0.0", DATA, devices={"kiosk": {"like": "kiosk"}})
+    assert pull(root, "--device", "pixel-8") == 6
+    assert "its devices cannot be used: kiosk is not complete" in capsys.readouterr().err
+    assert pull(root, "-t", "onnx") == 0
+
+
 def test_a_device_that_nothing_fits(root: Path, capsys: Say) -> None:
     assert pull(root, "--device", "microcontroller") == 6
     said = capsys.readouterr().err
