@@ -214,16 +214,20 @@ class _Bench:
     def network(
         self, planned: Plan, step: Step, *, scope: str, emit: Subscriber
     ) -> dict[str, Path]:
-        """The float network that an artifact is explained by, built where it is not in the store:
-        the inputs of the step `explain`.
+        """The float network that an artifact is explained by, and the model that it is made from
+        where that shows its tensors instead, built where they are not in the store: the inputs of
+        the step `explain`.
         """
+        wanted = ("exported", "program", *(["model"] if step.options["instead"] else []))
         names = {
             key: source.step
             for key, source in step.inputs.items()
-            if key in ("exported", "program") and isinstance(source, Output)
+            if key in wanted and isinstance(source, Output)
         }
-        needed = planned.needed_for(names["exported"])
-        part = replace(planned, steps=tuple(needed), spare=(), targets={})
+        needed = {each.id for name in names.values() for each in planned.needed_for(name)}
+        every = (*planned.steps, *planned.spare)
+        steps = tuple(each for each in every if each.id in needed)
+        part = replace(planned, steps=steps, spare=(), targets={})
         ledger = Ledger(part, self.store, scope=scope)
         runner = Runner(
             ledger,

@@ -50,13 +50,15 @@ class Gathered:
         self._origins: Counter[str] = Counter()
         self._extents: dict[str, dict[str, list[Extent]]] = defaultdict(lambda: defaultdict(list))
 
-    def add(self, vectors: Sequence[Vector]) -> None:
-        """Take in vectors of one origin and equal shapes."""
-        origin = vectors[0].case.origin
+    def add(
+        self, vectors: Sequence[Vector], known: Mapping[str, Sequence[Extent]] | None = None
+    ) -> None:
+        """Take in vectors of one origin and equal shapes. known: what outputs of them are like."""
+        origin, known = vectors[0].case.origin, known or {}
         self._origins[origin] += len(vectors)
         for name in vectors[0].outputs:
-            arrays = [vector.outputs[name] for vector in vectors]
-            self._extents[name][origin].extend(Extent.each(arrays))
+            found = known.get(name) or Extent.each([vector.outputs[name] for vector in vectors])
+            self._extents[name][origin].extend(found)
 
     def baseline(self) -> Baseline:
         """Of all of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, Self
 
 import numpy as np
@@ -16,20 +17,15 @@ GROUP_BYTES = 1 << 22
 """Of a group's arrays, where it is more than one case: what is made of them in float64 to measure
 them is some ten times as much."""
 
-GROUP_CASES = 64
+GROUP_CASES = 128
 """Enough for what numpy takes for a call to be shared by many cases."""
 
 
 def groups(vectors: Iterable[Vector]) -> Iterator[list[Vector]]:
     """Successive vectors of the same origin and the same shapes, several at a time."""
-    group: list[Vector] = []
-    for vector in vectors:
-        if group and (_form(vector) != _form(group[0]) or _is_full(group)):
+    for form, alike in groupby(vectors, _form):
+        while group := list(islice(alike, _most(form))):
             yield group
-            group = []
-        group.append(vector)
-    if group:
-        yield group
 
 
 def _is_open(shape: Sequence[int | str], axis: int) -> bool:
@@ -37,15 +33,14 @@ def _is_open(shape: Sequence[int | str], axis: int) -> bool:
 
 
 def _form(vector: Vector) -> tuple[Any, ...]:
-    sides = (vector.case.arrays, vector.outputs)
-    shapes = [(name, array.shape) for arrays in sides for name, array in arrays.items()]
-    return (vector.case.origin, *sorted(shapes))
+    arrays = (*vector.case.arrays.items(), *vector.outputs.items())
+    return (vector.case.origin, *[(name, array.shape, array.nbytes) for name, array in arrays])
 
 
-def _is_full(group: Sequence[Vector]) -> bool:
-    first = group[0]
-    size = sum(array.nbytes for array in (*first.case.arrays.values(), *first.outputs.values()))
-    return len(group) >= GROUP_CASES or (len(group) + 1) * size > GROUP_BYTES
+def _most(form: tuple[Any, ...]) -> int:
+    """How many vectors of a form are a group."""
+    size = sum(int(bytes_) for _, _, bytes_ in form[1:])
+    return max(1, min(GROUP_CASES, GROUP_BYTES // max(size, 1)))
 
 
 @dataclass(frozen=True, kw_only=True)

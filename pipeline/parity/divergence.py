@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crosscast.pipeline.parity import explanation
 from crosscast.pipeline.parity.correspondence import Reference, snr_db
-from crosscast.pipeline.parity.explanation import HALF_DB, Explanation, Node, Seen
+from crosscast.pipeline.parity.explanation import HALF_DB, Explanation, Node, Seen, costliest
 from crosscast.pipeline.signature import Arrays
 
 SAME = "operator by operator the artifact computes what the float network does"
@@ -47,12 +46,17 @@ class Network(Protocol):
         `under` has.
         """
 
-    def run(self, values: Any, *, given: Any = None, start: str = "") -> Iterator[tuple[str, Any]]:
+    def run(self, values: Any, *, given: Any = None) -> Iterator[tuple[str, Any]]:
         """What the operators compute, by name and in order.
 
         values: holds the inputs, and takes what is computed. given: what the readers of some values
-        are given in place of these. start: the value to begin with, where `values` has all before
-        it; empty for the first.
+        are given in place of these.
+        """
+
+    def disturbed(self, values: Any, places: Sequence[str]) -> Callable[[Arrays], Arrays]:
+        """A function that gives the outputs with errors, by the value that each is added to.
+
+        values: all of them without an error. places: the values that errors are added to.
         """
 
 
@@ -122,11 +126,25 @@ class Comparison:
             return Explanation(
                 case=case, problem="no tensor of the artifact is like one of the float network"
             )
-        seen = list(self._seen())
-        tried = [one for one in explanation.candidates(seen) if one.is_finite]
-        found = explanation.culprit(seen, {one.name: self._alone(one.name) for one in tried})
+        found = self._culprit(list(self._seen()))
         problem = "" if found else SAME
         return Explanation(case=case, problem=problem, culprit=found, outputs_db=self.outputs_db)
+
+    def _culprit(self, seen: Sequence[Seen]) -> Seen | None:
+        """The first value that is no number of its own accord; else that whose own error costs the
+        outputs most. None where none has one.
+        """
+        broken = next((one for one in seen if not one.is_finite), None)
+        wrong = {one.name: one for one in seen if one.own_db < math.inf}
+        if broken or not wrong:
+            return broken
+        disturbed = self.network.disturbed(self.clean, list(wrong))
+
+        def kept_db(names: Collection[str]) -> float:
+            return self._kept_db(disturbed({name: self._error(name) for name in names}))
+
+        found, alone_db = costliest(list(wrong), kept_db)
+        return replace(wrong[found], alone_db=alone_db)
 
     def _seen(self) -> Iterator[Seen]:
         values = self.network.values(self.clean)
@@ -175,19 +193,15 @@ class Comparison:
             name=made.node, operator=made.operator, weights=made.weights, source=self.line(made)
         )
 
-    def _alone(self, name: str) -> float:
-        """What the outputs keep of the float network with the own error of one value, in dB."""
-        values = self.network.values(self.clean)
-        clean, theirs, own = self.clean[name], self.theirs[name], self.own[name]
-        # what is infinite in both, such as a mask, has no error
-        error = np.subtract(
-            theirs, own, where=np.isfinite(theirs) & np.isfinite(own), out=np.zeros_like(own)
-        )
-        start = name if name in self.network.made else ""
-        values[name] = np.asarray(clean + error, clean.dtype)
-        for _ in self.network.run(values, given={name: values[name]}, start=start):
-            pass
-        judged = [out for out in self.network.outputs if out in self.reference.shapes]
-        found = [snr_db(self.clean[out], values[out]) for out in judged]
-        values.clear()
+    def _error(self, name: str) -> NDArray[Any]:
+        """The own error of a value; none where it and the artifact's are infinite, as in masks."""
+        theirs, own = self.theirs[name], self.own[name]
+        usable = np.isfinite(theirs) & np.isfinite(own)
+        error: NDArray[Any] = np.subtract(theirs, own, where=usable, out=np.zeros_like(own))
+        return error
+
+    def _kept_db(self, outputs: Arrays) -> float:
+        """What outputs of floats keep of the float network's, in dB; that of the worst of them."""
+        judged = [name for name in self.network.outputs if name in self.reference.shapes]
+        found = [snr_db(self.clean[name], outputs[name]) for name in judged]
         return min(found, default=math.inf)

@@ -2,19 +2,29 @@
 
 Errors travel: behind a wrong layer everything is wrong. So each tensor is judged by its own error:
 what it differs by from what the float layer makes of the same inputs, those that the artifact
-itself has computed. Own errors are not all of the same consequence, so the greatest are tried, each
-alone, in the float network: the one that costs the outputs most is where the error comes from.
+itself has computed. Own errors are not all of the same consequence, so each is tried alone in the
+float network: the one that costs the outputs most is where the error comes from.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
-TRIED = 8
-"""Tensors whose own error is tried alone; bounds the time."""
+PARTS = 48
+"""Errors, or groups of neighbouring ones, that are tried in turn; bounds the time."""
+
+APART = 8
+"""Groups, those that cost most, whose errors are tried apart."""
+
+FINALISTS = 16
+"""Errors, those that cost most alone, that are tried one upon the other; bounds memory and time."""
+
+WORST_DB = -300.0
+"""What outputs keep at the least, for noise to be a number."""
 
 HALF_DB = 3.0
 """Decibels that half of an error's power is less than all of it."""
@@ -100,23 +110,53 @@ class Explanation:
         }
 
 
-def candidates(seen: Sequence[Seen]) -> list[Seen]:
-    """The tensors whose own error is greatest, greatest first; those that have none left out."""
-    wrong = [one for one in seen if one.own_db < math.inf]
-    return sorted(wrong, key=lambda one: one.own_db)[:TRIED]
+def costliest(
+    names: Sequence[str], kept_db: Callable[[Collection[str]], float]
+) -> tuple[str, float]:
+    """The name whose error costs most, and what the outputs keep with it alone.
 
+    names: one at least, in order. kept_db: what the outputs keep with the errors of some names.
 
-def culprit(seen: Sequence[Seen], alone: Mapping[str, float]) -> Seen | None:
-    """Where the error comes from: the first tensor that is no number of its own accord; else that
-    whose own error costs the outputs most. None where none differs.
-
-    alone: what the outputs keep with the own error of one tensor, by its name, in dB.
+    An error counts for what it costs alone, but for no more than it adds, for good, to those before
+    it: behind what is broken layers err that would not otherwise, as where they saturate, and what
+    one layer scales the next may scale back.
     """
-    broken = next((one for one in seen if not one.is_finite), None)
-    if broken is not None:
-        return broken
-    tried = [replace(one, alone_db=alone[one.name]) for one in seen if one.name in alone]
-    return min(tried, key=lambda one: (alone[one.name], one.own_db), default=None)
+    alone = {name: _noise(left) for name, left in _apart(names, kept_db).items()}
+    best = sorted(alone, key=lambda name: -alone[name])[:FINALISTS]
+    order = [name for name in names if name in best]
+    noises = [_noise(kept_db(order[: place + 1])) for place in range(len(order))]
+    lasting = [*accumulate(reversed(noises), min)][::-1]
+    added = {
+        name: after - before
+        for name, before, after in zip(order, [0.0, *lasting], lasting, strict=False)
+    }
+    found = max(order, key=lambda name: min(alone[name], added[name]))
+    return found, kept_db([found])
+
+
+def _apart(names: Sequence[str], kept_db: Callable[[Collection[str]], float]) -> dict[str, float]:
+    """What the outputs keep with the error of each of some names. Of many, neighbours are tried
+    together first, and those of the groups that cost most apart.
+    """
+    while True:
+        left = {group: kept_db(group) for group in parts(names)}
+        if len(left) == len(names):
+            return {name: kept for (name,), kept in left.items()}
+        taken = {
+            name for group in sorted(left, key=lambda group: left[group])[:APART] for name in group
+        }
+        names = [name for name in names if name in taken]
+
+
+def _noise(kept_db: float) -> float:
+    """The power of the noise that leaves so much of a signal of 1."""
+    return float(10 ** (-max(kept_db, WORST_DB) / 10))
+
+
+def parts(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Neighbours put together, so that there are PARTS at the most."""
+    size = -(-len(names) // PARTS)
+    return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
 
 
 def _told(found: Seen, whole: Explanation) -> list[str]:
@@ -147,7 +187,7 @@ def _share(found: Seen, whole: Explanation) -> str:
         return "the error begins in"
     if found.alone_db <= whole.outputs_db + HALF_DB:
         return "the error comes from"
-    return f"the error has many sources; of the {TRIED} greatest, that with most effect is"
+    return "the error has many sources; that with most effect is"
 
 
 def _among(found: Seen) -> str:

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,7 @@ share of its magnitude, and would be all of the span of what hardly varies."""
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
+class Numbers(NamedTuple):
     """The comparison of one output of one case.
 
     problem: what cannot be expressed by a number and always fails (shape, dtype, NaN); the
@@ -49,8 +47,7 @@ class Numbers:
     mismatch: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Extent:
+class Extent(NamedTuple):
     """What the finite values of an array are like; all 0 where there are none."""
 
     low: float = 0.0
@@ -82,8 +79,13 @@ class Extent:
     @classmethod
     def _rows(cls, rows: Floats) -> list[Extent]:
         """Of each row of [n, elements], all of them finite and at least one."""
-        found = zip(rows.min(1).tolist(), rows.max(1).tolist(), _rms(rows).tolist(), strict=True)
-        return [cls(low=low, high=high, rms=rms, finite=rows.shape[1]) for low, high, rms in found]
+        return cls._scaled(_Scaled.of(rows))
+
+    @classmethod
+    def _scaled(cls, rows: _Scaled) -> list[Extent]:
+        found = zip(rows.lows.tolist(), rows.highs.tolist(), rows.rms.tolist(), strict=True)
+        size = rows.parts.shape[1]
+        return [cls(low=low, high=high, rms=rms, finite=size) for low, high, rms in found]
 
     @classmethod
     def typical(cls, extents: Sequence[Extent]) -> Extent:
@@ -100,8 +102,7 @@ class Extent:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measured(NamedTuple):
     """What is known of a comparison before it is known what the output is typically like.
 
     own: of the reference. unit: the greatest magnitude in both; noise and peak, the rms and the
@@ -141,7 +142,7 @@ class Measured:
             return math.inf, 0.0
         own, part = self.own, self.unit / unit
         span = max(own.high / unit - own.low / unit, typical.high / unit - typical.low / unit)
-        scale = max(span, LEAST_SPAN * max(own.peak / unit, typical.peak / unit))
+        scale = max(span, LEAST_SPAN * max(own.peak, typical.peak) / unit)
         signal = max(own.rms / unit, typical.rms / unit)
         return _decibels(signal, self.noise * part), _ratio(self.peak * part, scale)
 
@@ -171,11 +172,12 @@ def _alone(reference: NDArray[Any], got: NDArray[Any]) -> Measured:
         return Measured(own=own, elements=elements, problem=problem)
     if reference.dtype.kind != "f":
         return _unequal(reference[None], got[None])[0]
-    shares = _agreement(reference[None], got[None])
+    ranked = (np.where(np.isnan(array), -np.inf, array)[None] for array in (reference, got))
+    shares = _agreement(*ranked)
     wanted, given = _finite(reference), _finite(got)
     if not wanted.size:
         return Measured(own=own, elements=elements, noise=0.0, cosine=1.0, agreement=shares[0])
-    return replace(_distances(wanted[None], given[None], shares)[0], elements=elements)
+    return _distances(wanted[None], given[None], shares)[0]._replace(elements=elements)
 
 
 def _unequal(wanted: NDArray[Any], given: NDArray[Any]) -> list[Measured]:
@@ -188,14 +190,40 @@ def _unequal(wanted: NDArray[Any], given: NDArray[Any]) -> list[Measured]:
     ]
 
 
+class _Scaled(NamedTuple):
+    """Rows of finite floats, [n, elements], as parts of their greatest magnitudes, so that no
+    square overflows. lows, highs, peaks: of each row. squares: the sum of the parts' squares.
+    """
+
+    lows: Floats
+    highs: Floats
+    peaks: Floats
+    parts: Floats
+    squares: Floats
+
+    @classmethod
+    def of(cls, rows: Floats) -> _Scaled:
+        lows, highs = rows.min(1), rows.max(1)
+        peaks = np.maximum(highs, -lows)
+        parts = rows / np.where(peaks, peaks, 1.0)[:, None]
+        squares = np.einsum("ij,ij->i", parts, parts)
+        return cls(lows=lows, highs=highs, peaks=peaks, parts=parts, squares=squares)
+
+    @property
+    def rms(self) -> Floats:
+        """Of each row."""
+        return np.asarray(self.peaks * np.sqrt(self.squares / self.parts.shape[1]))
+
+
 def _distances(wanted: Floats, given: Floats, shares: Sequence[float | None]) -> list[Measured]:
     """Of finite floats, [n, elements] each, row by row. shares: the agreement of each row."""
-    unit = np.maximum(_peaks(wanted), _peaks(given))
+    one, other = _Scaled.of(wanted), _Scaled.of(given)
+    unit = np.maximum(one.peaks, other.peaks)
     scale = np.where(unit, unit, 1.0)[:, None]
-    error = given / scale - wanted / scale
+    error = _Scaled.of(given / scale - wanted / scale)
     found = zip(
-        Extent._rows(wanted), unit.tolist(), _rms(error).tolist(), _peaks(error).tolist(),
-        _cosines(wanted, given).tolist(), shares, strict=True,
+        Extent._scaled(one), unit.tolist(), error.rms.tolist(), error.peaks.tolist(),
+        _cosines(one, other).tolist(), shares, strict=True,
     )  # fmt: skip
     return [
         Measured(
@@ -251,34 +279,20 @@ def _ratio(error: float, scale: float) -> float:
     return error / scale if scale else math.inf
 
 
-def _peaks(rows: Floats) -> Floats:
-    return np.asarray(np.abs(rows).max(1))
-
-
-def _rms(rows: Floats) -> Floats:
-    peaks = _peaks(rows)
-    parts = rows / np.where(peaks, peaks, 1.0)[:, None]
-    return np.asarray(peaks * np.sqrt(np.einsum("ij,ij->i", parts, parts) / rows.shape[1]))
-
-
-def _cosines(wanted: Floats, given: Floats) -> Floats:
+def _cosines(wanted: _Scaled, given: _Scaled) -> Floats:
     """1 where both are all zero, 0 where one of them is."""
-    peaks = _peaks(wanted), _peaks(given)
-    one, other = (
-        rows / np.where(peak, peak, 1.0)[:, None]
-        for rows, peak in zip((wanted, given), peaks, strict=True)
-    )
-    dots = np.einsum("ij,ij->i", one, other)
-    lengths = np.einsum("ij,ij->i", one, one) * np.einsum("ij,ij->i", other, other)
+    dots = np.einsum("ij,ij->i", wanted.parts, given.parts)
+    lengths = wanted.squares * given.squares
     cosines = np.clip(dots / np.sqrt(np.where(lengths, lengths, 1.0)), -1.0, 1.0)
-    return np.where((peaks[0] == 0) & (peaks[1] == 0), 1.0, cosines)
+    return np.where((wanted.peaks == 0) & (given.peaks == 0), 1.0, cosines)
 
 
 def _agreement(wanted: NDArray[Any], given: NDArray[Any]) -> list[float | None]:
-    """Of each entry along the first axis: the share of rows along the last one that agree."""
+    """Of each entry along the first axis: the share of rows along the last one that agree. NaN
+    would win every argmax: neither has one.
+    """
     if wanted.ndim < 2 or wanted.shape[-1] < 2 or not wanted.size:
         return [None] * len(wanted)
-    # NaN would win every argmax
-    best = [np.where(np.isnan(array), -np.inf, array).argmax(-1) for array in (wanted, given)]
-    shares: list[float | None] = list(_flat(best[0] == best[1]).mean(1).tolist())
+    same = wanted.argmax(-1) == given.argmax(-1)
+    shares: list[float | None] = list(_flat(same).mean(1).tolist())
     return shares

@@ -87,15 +87,14 @@ def read_vectors(file: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[V
     entries: what `cases.json` says of each case, its noise included.
     """
     with open_tensors(file) as tensors:
-        keys: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        keys: dict[str, list[str]] = defaultdict(list)
         for key in tensors:
-            index, side, name = key.split("/", 2)
-            keys[index, side][name] = key
+            keys[key[: key.index("/")]].append(key)
         for place, entry in enumerate(entries):
-            read = {
-                side: {name: tensors[key] for name, key in keys[str(place), side].items()}
-                for side in ("in", "out")
-            }
+            read: dict[str, dict[str, NDArray[Any]]] = {"in": {}, "out": {}}
+            for key in keys[str(place)]:
+                _, side, name = key.split("/", 2)
+                read[side][name] = tensors[key]
             case = Case.of(entry, read["in"])
             yield Vector(case=case, outputs=read["out"], noise=entry.get("noise", {}))
 

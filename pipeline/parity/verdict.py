@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 from crosscast.pipeline.parity.metrics import Numbers
 from crosscast.pipeline.parity.samples import Origin
@@ -76,8 +76,7 @@ class Audit:
         return cls(**{**value, "fell_back": fell_back, "problems": tuple(value["problems"])})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One output of one case.
 
     gated: whether its numbers were held to the limits. floor_db: what the source itself keeps of
@@ -93,8 +92,8 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form; infinite numbers are the strings "inf" and "-inf"."""
-        numbers = {key: _encoded(value) for key, value in asdict(self.numbers).items()}
-        return {**asdict(self), "numbers": numbers, "floor_db": _encoded(self.floor_db)}
+        numbers = {key: _encoded(value) for key, value in self.numbers._asdict().items()}
+        return {**self._asdict(), "numbers": numbers, "floor_db": _encoded(self.floor_db)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -361,7 +360,7 @@ def _rounded(row: Row) -> Row:
 
 def _digits(value: float | None, form: str) -> float | None:
     # the sum turns -0.0 into 0.0
-    return None if value is None else float(f"{value:{form}}") + 0.0
+    return None if value is None else float(format(value, form)) + 0.0
 
 
 def _proven(origins: Mapping[str, int], worst: Mapping[str, Row], rows: Sequence[Row]) -> str:

@@ -71,31 +71,44 @@ class Chains:
 
     def explain(self, name: str, verify: str) -> str:
         """Plan what says why a target has failed; gives its id, empty where nothing can."""
-        target = TARGETS[name]
-        taps = tapping(target)
+        judged_by = self.steps[verify]
+        model, shown = judged_by.inputs["model"], name
+        if tapping(TARGETS[name]) is None:
+            model, shown = self._made_from(name, model)
+        taps = tapping(TARGETS[shown]) if shown in TARGETS else None
         if taps is None or "onnx" not in self.origin.source.kinds:
             return ""
         export, exported = self._onnx(self.asked.first(name))
         program = self.steps[export].inputs.get("program")
-        judged_by = self.steps[verify]
-        functions = (reference_to(target.open), reference_to(taps))
+        functions = (reference_to(TARGETS[shown].open), reference_to(taps))
         return self.steps.add(
             f"explain {name}",
             "explain",
-            toolchain=explainer(target),
+            toolchain=explainer(TARGETS[shown]),
             options={
                 "open": functions[0],
                 "taps": functions[1],
                 **{key: judged_by.options[key] for key in ("layout", "io", "narrowed")},
+                "instead": "" if shown == name else shown,
             },
             inputs={
-                **{key: judged_by.inputs[key] for key in ("model", "reference")},
+                "model": model,
+                "reference": judged_by.inputs["reference"],
                 "verdict": Output(verify),
                 "exported": Output(exported),
                 **({"program": program} if program else {}),
             },
             functions=functions,
         )
+
+    def _made_from(self, name: str, model: Input) -> tuple[Input, str]:
+        """What a target's model was converted from, and the target that such a model is of: none
+        where it is no target's.
+        """
+        if TARGETS[name].quantizer is not None or not isinstance(model, Output):
+            return model, ""
+        start = self.config.targets[name].from_ or self._kind(name)
+        return self.steps[model.step].inputs["model"], start
 
     def _model(self, name: str) -> tuple[str, str]:
         """The ids of the export that the target's model comes from and of the step that ends it."""

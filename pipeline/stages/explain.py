@@ -33,7 +33,8 @@ def run(*, inputs: Mapping[str, Path], options: Mapping[str, Any], out: Path) ->
     it; `exported`, the ONNX tree that is the float network; `program`, the torch program which that
     was exported from, where there is one.
     options: open, taps: references to the target's functions. layout, io, narrowed: as `verify`
-    has them.
+    has them. instead: where the artifact shows no tensors, the target that `model` is of, which it
+    was made from; empty otherwise.
     """
     text = (inputs["verdict"] / "verdict.json").read_text(encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,13 @@ def _explained(
     own = given(dict(fed), tensors=session.inputs)
     function(options["taps"])(artifact=inputs["model"], inputs=own, tell=see)
     found = comparison.explained(case.name)
-    return replace(found, problem=found.problem or _by_runtime(found, verdict))
+    problem = found.problem or _by_runtime(found, verdict)
+    return replace(found, problem="\n".join(filter(None, [_instead(options["instead"]), problem])))
+
+
+def _instead(target: str) -> str:
+    """Whose tensors are told of, where they are not the artifact's own."""
+    return target and f"it shows no tensors; those of '{target}', which it is made from, say:"
 
 
 def _export_at_fault(output: str, case: str, why: str) -> str:

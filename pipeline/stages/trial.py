@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from crosscast.pipeline.parity.streams import resumed
 from crosscast.pipeline.parity.tolerance import Tolerance, excess, is_gated
 from crosscast.pipeline.parity.vectors import Vector
 from crosscast.pipeline.parity.verdict import Row, Verdict
-from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, permute
+from crosscast.pipeline.signature import Arrays, Layout, Signature, Tensor, axes, permute
 from crosscast.pipeline.worker.usercode import described
 from crosscast.targets.base import Session, classes
 
@@ -35,7 +35,7 @@ class Trial:
 
     own: which outputs feed which inputs (see `streams`). states: those outputs of the last case, in
     the source's layout and dtypes. found: what was measured, by case. together: cases that were run
-    in one batch with others.
+    in one batch with others. first: the first vectors, which need not be read again.
     """
 
     session: Session
@@ -53,6 +53,7 @@ class Trial:
     problems: list[str] = field(default_factory=list)
     found: dict[str, list[_Found]] = field(default_factory=dict)
     together: set[str] = field(default_factory=set)
+    first: list[Vector] = field(default_factory=list)
 
     def refusals(self) -> list[str]:
         """What the runtime said against running cases, each once."""
@@ -99,8 +100,8 @@ class Trial:
         gathered = Gathered()
         stacking = Stacking.of(self.signature, layout=self.layout, declared=self.session.inputs)
         for group in groups(vectors()):
-            gathered.add(group)
-            self._take(group, stacking)
+            gathered.add(group, self._take(group, stacking))
+            self.first[:] = self.first or group
         baseline = gathered.baseline()
         rows = self._rows(baseline)
         again = {row.case for row in rows if excess(row.numbers, self.limits)} & self.together
@@ -110,36 +111,51 @@ class Trial:
             self._take(group, None)
         return baseline, self._rows(baseline)
 
-    def _take(self, group: Sequence[Vector], stacking: Stacking | None) -> None:
-        """Run vectors of equal shapes, and measure what comes of them."""
+    def reread(self, vectors: Callable[[], Iterator[Vector]]) -> Iterator[Vector]:
+        """All vectors once more; their file is opened only for those after the first."""
+        yield from self.first
+        yield from islice(vectors(), len(self.first), None)
+
+    def _take(self, group: Sequence[Vector], stacking: Stacking | None) -> dict[str, list[Extent]]:
+        """Run vectors of equal shapes, and measure what comes of them. Gives what the source's
+        outputs are like, of those that all of them could be compared with.
+        """
+        extents: dict[str, list[Extent]] = {}
         answered = [
             (vector, found)
             for vector, found in zip(group, self._answers(group, stacking), strict=True)
             if found is not None
         ]
-        for vector, found in answered:
-            self.found[vector.case.name] = []
-            named = self._named(list(found))
-            self.problems.extend(text for text in named if text not in self.problems)
+        for names in dict.fromkeys(tuple(found) for _, found in answered):
+            said = self._named(list(names))
+            self.problems.extend(text for text in said if text not in self.problems)
+        self.found.update((vector.case.name, []) for vector, _ in answered)
         for tensor in self.signature.outputs:
             pairs = [(vector, got) for vector, got in answered if tensor.name in got]
-            wanted = [self._wanted(vector, tensor) for vector, _ in pairs]
+            wanted = self._wanted([vector for vector, _ in pairs], tensor)
             numbers = measured(wanted, [got[tensor.name] for _, got in pairs])
+            if len(numbers) == len(group):
+                extents[tensor.name] = [one.own for one in numbers]
             by_case = dict(zip((vector.case.name for vector, _ in pairs), numbers, strict=True))
             for vector, _ in answered:
-                self.found[vector.case.name].append(
-                    _Found(
-                        case=vector.case.name,
-                        origin=vector.case.origin,
-                        output=tensor.name,
-                        noise=vector.noise.get(self.precision, {}).get(tensor.name),
-                        measured=by_case.get(vector.case.name),
-                    )
+                case = vector.case
+                found = _Found(
+                    case=case.name,
+                    origin=case.origin,
+                    output=tensor.name,
+                    noise=vector.noise.get(self.precision, {}).get(tensor.name),
+                    measured=by_case.get(case.name),
                 )
+                self.found[case.name].append(found)
+        return extents
 
-    def _wanted(self, vector: Vector, tensor: Tensor) -> NDArray[Any]:
-        alone = {tensor.name: vector.outputs[tensor.name]}
-        return permute(alone, tensors=(tensor,), layout=self.layout)[tensor.name]
+    def _wanted(self, vectors: Sequence[Vector], tensor: Tensor) -> list[NDArray[Any]]:
+        """An output of the source in the artifact's layout."""
+        arrays = [vector.outputs[tensor.name] for vector in vectors]
+        order = axes(tensor.layout, self.layout)
+        if order is None:
+            return arrays
+        return [np.ascontiguousarray(array.transpose(order)) for array in arrays]
 
     def _answers(
         self, group: Sequence[Vector], stacking: Stacking | None
@@ -273,8 +289,7 @@ class Trial:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Found(NamedTuple):
     """What is known of an output of a case before it is known what is typical of it.
 
     noise: see `Vector`. measured: None where the output is missing.

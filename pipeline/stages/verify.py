@@ -133,7 +133,7 @@ def verify(
         rows=rows,
         problems=[*problems, *trial.problems, *trial.refusals()],
         origins=baseline.origins,
-        unproven=proves_nothing(vectors(), baseline=baseline, limits=limits),
+        unproven=proves_nothing(trial.reread(vectors), baseline=baseline, limits=limits),
     )
     if verdict.status == "failed" and options["explain"]:
         said = trial.explained(verdict, vectors(), function(options["explain"]), artifact)

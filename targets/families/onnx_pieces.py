@@ -6,7 +6,7 @@ Memory holds the values of one piece; those that later pieces read wait in files
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ FLOATS = (1, 10, 11)
 
 OWN = "/own"
 """Ends the name of what a node computes where its readers are given something else."""
+
+ERROR = "/error"
+"""Ends the name of what is added to a value."""
 
 
 class Values:
@@ -85,12 +88,9 @@ class Pieces:
         self._sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
         fixed = {*self._constants, *self._sparse}
         self._nodes: list[NodeProto] = list(graph.node)
-        self._place: dict[str, int] = {}
-        for place, node in enumerate(self._nodes):
-            names = list(reads(node))
-            if fixed.issuperset(names):  # no value of the network depends on constants alone
+        for node in self._nodes:
+            if fixed.issuperset(reads(node)):  # no value of the network depends on constants alone
                 fixed.update(node.output)
-            self._place |= dict.fromkeys(node.output, place)
         self._fixed = fixed
         self.inputs = [value.name for value in graph.input if value.name not in self._constants]
         self.outputs = [value.name for value in graph.output]
@@ -118,22 +118,55 @@ class Pieces:
         return Values(self._scratch, under)
 
     def run(
-        self,
-        values: Values,
-        *,
-        given: Mapping[str, Any] | Values | None = None,
-        start: str = "",
+        self, values: Values, *, given: Mapping[str, Any] | Values | None = None
     ) -> Iterator[tuple[str, Any]]:
         """What the nodes compute, by name and in order.
 
         values: holds the inputs, and takes what is computed. given: what the readers of some values
-        are given in place of these. start: the value to begin with, for which all before it is in
-        `values` already; empty for the first.
+        are given in place of these.
         """
         given = {} if given is None else given
-        for place in range(self._place[start] if start else 0, len(self._nodes), AT_ONCE):
+        for place in range(0, len(self._nodes), AT_ONCE):
             nodes = self._nodes[place : place + AT_ONCE]
             yield from self._piece(nodes, values, given)
+
+    def disturbed(self, values: Values, places: Sequence[str]) -> Callable[[Arrays], Arrays]:
+        """A function that gives the outputs with errors, by the value that each is added to.
+
+        values: all of them without an error. places: the values that errors are added to.
+        """
+        import numpy as np
+
+        inputs: Arrays = {name: values[name] for name in self.inputs}
+        none = {name: np.zeros((), values[name].dtype) for name in places if name not in inputs}
+        session = _session(self._with_errors(none))
+
+        def outputs(errors: Arrays) -> Arrays:
+            fed = {name: array + errors.get(name, 0) for name, array in inputs.items()}
+            fed |= {name + ERROR: errors.get(name, zero) for name, zero in none.items()}
+            return dict(zip(self.outputs, _ran(session, self.outputs, fed), strict=True))
+
+        return outputs
+
+    def _with_errors(self, none: Arrays) -> ModelProto:
+        """The model with an input more for each of these values, which is added to it."""
+        import onnx
+
+        made = copied(self._model)
+        del made.graph.node[:], made.graph.value_info[:]
+        for name, zero in none.items():
+            kind = onnx.helper.np_dtype_to_tensor_dtype(zero.dtype)
+            made.graph.input.append(onnx.helper.make_tensor_value_info(name + ERROR, kind, None))
+        for node in self._nodes:
+            copy = copied(node)
+            copy.output[:] = [name + OWN if name in none else name for name in node.output]
+            made.graph.node.append(copy)
+            made.graph.node.extend(
+                onnx.helper.make_node("Add", [name + OWN, name + ERROR], [name])
+                for name in node.output
+                if name in none
+            )
+        return made
 
     def _piece(
         self, nodes: Sequence[NodeProto], values: Values, given: Any
@@ -146,7 +179,8 @@ class Pieces:
         constants = outside & {*self._constants, *self._sparse}
         fed = {name: (given if name in replaced else values)[name] for name in outside - constants}
         model = self._submodel(nodes, computed, constants, fed)
-        for name, value in zip(names, _run(model, list(computed.values()), fed), strict=True):
+        computing = _ran(_session(model), list(computed.values()), fed)
+        for name, value in zip(names, computing, strict=True):
             values[name] = given[name] if name in replaced else value
             if name in self.made:
                 yield name, value
@@ -191,7 +225,7 @@ def _declared(name: str, value: Any) -> Any:
     return onnx.helper.make_tensor_value_info(name, kind, value.shape)
 
 
-def _run(model: ModelProto, names: Sequence[str], fed: Arrays) -> list[Any]:
+def _session(model: ModelProto) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -201,11 +235,21 @@ def _run(model: ModelProto, names: Sequence[str], fed: Arrays) -> list[Any]:
     with tempfile.TemporaryDirectory() as scratch:
         save(model, Path(scratch))
         try:
-            session = onnxruntime.InferenceSession(
+            return onnxruntime.InferenceSession(
                 Path(scratch) / MODEL, options, providers=["CPUExecutionProvider"]
             )
-            values: list[NDArray[Any]] = session.run(list(names), fed)
         except Exception as error:
-            said = str(error).partition("\n")[0]
-            raise StageError(f"ONNX Runtime cannot run a part of the graph: {said}") from error
+            raise _refused(error) from error
+
+
+def _ran(session: Any, names: Sequence[str], fed: Arrays) -> list[Any]:
+    try:
+        values: list[NDArray[Any]] = session.run(list(names), fed)
+    except Exception as error:
+        raise _refused(error) from error
     return values
+
+
+def _refused(error: Exception) -> StageError:
+    said = str(error).partition("\n")[0]
+    return StageError(f"ONNX Runtime cannot run a part of the graph: {said}")

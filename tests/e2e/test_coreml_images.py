@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli import crosscast
 from verdicts import judged
@@ -210,6 +211,24 @@ def test_nothing_is_left_between_the_image_and_the_network(made: Path) -> None:
     assert kinds[:3] == ["gather", "batch_norm", "conv"]
     assert "transpose" not in kinds
     assert kinds[-1] == "classify"
+
+
+def test_a_package_that_takes_images_is_explained(made: Path, tmp_path: Path, cache: Path) -> None:
+    """The preprocessing is in it, and it takes the images of a case one by one."""
+    folder = tmp_path / "coreml-fp16"
+    shutil.copytree(artifact(made, folder.name), folder)
+    (name,) = [
+        operation.outputs[0].name
+        for operation in coreml.program(folder).block.operations
+        if operation.type == "const"
+        and getattr(operation.arguments["val"][0].value, "shape", ()) == (32, 16, 3, 3)
+    ]
+    coreml.overwrite(folder, {name: np.zeros((32, 16, 3, 3), np.float16)})
+    words = ("explain", folder, "--config", made / "seeing.yaml", "--json")
+    done = crosscast(*words, cache=cache)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["status"], found["layer"]) == ("failed", "model.body.2/node_conv2d_1")
 
 
 def test_the_classifier_is_coremltools_own(made: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from cli import crosscast
-from mutate import ModelFile, OnnxFile, opened
+from mutate import Layer, ModelFile, OnnxFile, opened
 from verdicts import asked_of
 
 from crosscast.pipeline.build import _write_reference
@@ -89,6 +89,19 @@ targets:
   onnx: {}
   onnx-int8: {parity: {min_snr_db: 90, reason: a limit that int8 cannot keep}}
   tflite-fp32: {}
+  ort: {from: onnx}
+"""
+WHOLLY_INT8 = """
+model: encoder
+version: 1.0.0
+source: {torch: encoder.py:build}
+inputs: {ids: {shape: [batch, 12], dtype: int64, range: [0, 99], batch: [1, 3]}}
+outputs: [logits]
+samples: {calibration: synthetic}
+targets:
+  onnx: {}
+  onnx-int8: {quantize: {operators: all}, on_mismatch: fail}
+  tflite-int8: {on_mismatch: fail}
 """
 LAYER = "blocks.1.wide/"
 CALL = "wide = nn.functional.gelu(self.wide(x))"
@@ -110,7 +123,11 @@ def explained(honest: Path, artifact: Path, network: Path, scratch: Path) -> Exp
     member: Any = TARGETS[honest.name]
     open_ = coreml.evaluated if member.format == "coreml" else member.open
     options = asked_of(
-        member, open=reference_to(open_), no_runtime="", taps=reference_to(member.taps)
+        member,
+        open=reference_to(open_),
+        no_runtime="",
+        taps=reference_to(member.taps),
+        instead="",
     )
     verdict = verify(
         artifact=artifact,
@@ -139,37 +156,38 @@ def layer_of(onnx: Path, place: int) -> str:
     return str([node.name for node in found if file._groups(node) == 1][place])
 
 
-def zeroed(file: ModelFile, place: int) -> None:
-    weight = file.layers[place].weight
+def zeroed(layer: Layer) -> None:
+    weight = layer.weight
     weight.write(np.zeros_like(weight.read()))
 
 
-def swapped(file: ModelFile, place: int) -> None:
-    weight = file.layers[place].weight
+def swapped(layer: Layer) -> None:
+    weight = layer.weight
     array = weight.read()
     weight.write(np.ascontiguousarray(array[np.arange(len(array)).reshape(-1, 2)[:, ::-1].ravel()]))
 
 
-def unbiased(file: ModelFile, place: int) -> None:
-    bias = file.layers[place].bias
+def unbiased(layer: Layer) -> None:
+    bias = layer.bias
     bias.write(np.zeros_like(bias.read()))
 
 
-def not_a_number(file: ModelFile, place: int) -> None:
-    bias = file.layers[place].bias
+def not_a_number(layer: Layer) -> None:
+    bias = layer.bias
     bias.write(np.full_like(bias.read(), np.nan))
 
 
-def rescaled(file: ModelFile, place: int) -> None:
-    scales = file.layers[place].scales
+def rescaled(layer: Layer) -> None:
+    scales = layer.scales
     assert scales is not None
     scales.write(scales.read() * np.float32(1.7))
 
 
-FAULTS: list[tuple[str, Callable[[ModelFile, int], None], int]] = [
+FAULTS: list[tuple[str, Callable[[Layer], None], int]] = [
     ("onnx", zeroed, 0),
     ("onnx", not_a_number, MIDDLE),
     ("onnx-int8", unbiased, MIDDLE),
+    ("onnx-int8", swapped, 8),
     ("tflite-fp32", swapped, 3),
     ("tflite-int8", zeroed, MIDDLE),
     ("tflite-int8", rescaled, -1),
@@ -182,11 +200,11 @@ def test_the_faulty_layer_of_an_image_classifier_is_named(
     folder: Path,
     tmp_path: Path,
     target: str,
-    fault: Callable[[ModelFile, int], None],
+    fault: Callable[[Layer], None],
     place: int,
 ) -> None:
     file = opened(built / target)
-    fault(file, place)
+    fault(file.layers[place])
     file.save(folder)
     found = explained(built / target, folder, built / "onnx", tmp_path).to_json()
     assert found["layer"] == layer_of(built / "onnx", place), found["lines"]
@@ -237,7 +255,7 @@ def test_a_package_s_faulty_layer_is_named(built: Path, folder: Path, tmp_path: 
 
 def test_an_export_that_is_wrong_is_blamed_first(built: Path, folder: Path, tmp_path: Path) -> None:
     file = opened(built / "onnx")
-    zeroed(file, MIDDLE)
+    zeroed(file.layers[MIDDLE])
     file.save(folder)
     found = explained(built / "onnx", folder, folder, tmp_path)
     assert found.culprit is None
@@ -317,9 +335,70 @@ def test_the_faulty_layer_of_a_transformer_is_named_with_its_line(
     assert LINE in found["source"]
 
 
+@pytest.fixture(scope="module")
+def int8(encoder: tuple[Path, str], cache: Path) -> Path:
+    """The folder of the transformer's artifacts with all that can be in int8."""
+    root = encoder[0].parents[2]
+    (root / "int8.yaml").write_text(WHOLLY_INT8)
+    done = crosscast("build", root / "int8.yaml", "--out", root / "int8", cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root / "int8/encoder/1.0.0"
+
+
+def wide(file: ModelFile) -> Layer:
+    """The layer LAYER of a transformer's file in int8."""
+    if not isinstance(file, OnnxFile):
+        return [each for each in file.layers if each.weight.read().size == 64 * 256][2]
+    made = {name: node for node in file.graph.node for name in node.output}
+    product, added = (
+        next(n for n in file.graph.node if n.name.startswith(LAYER) and n.op_type == operator)
+        for operator in ("MatMul", "Add")
+    )
+    weight, bias = made[product.input[1]].input, made[added.input[1]].input
+    return Layer(
+        weight=file._constant(weight[0]),
+        bias=file._constant(bias[0]),
+        scales=file._constant(weight[1]),
+        inputs=0,
+    )
+
+
+def negated(layer: Layer) -> None:
+    weight = layer.weight.read()
+    layer.weight.write(-np.maximum(weight, -127))
+
+
+@pytest.mark.parametrize("fault", [negated, swapped, rescaled])
+@pytest.mark.parametrize("target", ["onnx-int8", "tflite-int8"])
+def test_the_faulty_layer_of_a_transformer_in_int8_is_named(
+    int8: Path, folder: Path, tmp_path: Path, target: str, fault: Callable[[Layer], None]
+) -> None:
+    file = opened(int8 / target)
+    fault(wide(file))
+    file.save(folder)
+    found = explained(int8 / target, folder, int8 / "onnx", tmp_path)
+    assert found.to_json()["layer"].startswith(LAYER), found.lines()
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1 / 8, 0), (3, 0), (1, 90)])
+def test_a_wrong_range_between_a_transformer_s_layers_is_named(
+    int8: Path, folder: Path, tmp_path: Path, factor: float, offset: int
+) -> None:
+    """What QuantizeLinear writes is read back otherwise: too small, too large, from another 0."""
+    file = OnnxFile(int8 / "onnx-int8")
+    gelu = "gelu_1_DequantizeLinear_Output"
+    (node,) = [node for node in file.graph.node if gelu in node.output]
+    scale, point = (file._constant(name).read() for name in node.input[1:])
+    wrong = {"scale": scale * np.float32(factor), "point": (point + offset).astype(point.dtype)}
+    node.input[1:] = [file._add(f"wrong_{name}", array) for name, array in wrong.items()]
+    file.save(folder)
+    found = explained(int8 / "onnx-int8", folder, int8 / "onnx", tmp_path)
+    assert found.to_json()["layer"] == "blocks.1/node_gelu_1", found.lines()
+
+
 def test_a_build_that_fails_says_why(encoder: tuple[Path, str]) -> None:
     said = encoder[1]
-    assert "of the 8 greatest, that with most effect is layer" in said
+    assert "the error has many sources; that with most effect is layer" in said
     assert "in the source: encoder.py:" in said
 
 
@@ -330,6 +409,9 @@ def test_an_artifact_is_explained_by_what_it_was_built_from(
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
     assert "in the artifact: " in done.stdout
+    done = crosscast("explain", encoder[0] / "ort", cache=cache)
+    assert done.returncode == 0, done.stderr
+    assert "those of 'onnx', which it is made from, say:" in done.stdout
     shutil.copytree(encoder[0] / "tflite-fp32", folder, dirs_exist_ok=True)
     done = crosscast("explain", folder, cache=cache)
     assert (done.returncode, done.stdout) == (2, "")
@@ -342,8 +424,8 @@ def test_an_artifact_is_explained_by_what_it_was_built_from(
     assert "has changed since" in done.stderr
 
 
-def test_a_run_may_begin_behind_weights_that_are_computed(tmp_path: Path) -> None:
-    """As behind the DequantizeLinear of weights in a file that is quantized itself."""
+def test_errors_are_added_to_inputs_and_values(tmp_path: Path) -> None:
+    """In a file that is quantized itself, whose weights are computed."""
     weights = onnx.numpy_helper.from_array(np.eye(2, dtype=np.int8), "w")
     step = onnx.numpy_helper.from_array(np.array(0.5, np.float32), "s")
     helper = onnx.helper
@@ -364,7 +446,10 @@ def test_a_run_may_begin_behind_weights_that_are_computed(tmp_path: Path) -> Non
     pieces = Pieces(tmp_path, scratch=tmp_path)
     values = pieces.values()
     values["x"] = np.float32([[2, 4]])
-    whole = dict(pieces.run(values))
-    again = dict(pieces.run(pieces.values(values), start="y"))
-    assert np.array_equal(whole["y"], [[1, 2]])
-    assert np.array_equal(again["y"], whole["y"])
+    assert np.array_equal(dict(pieces.run(values))["y"], [[1, 2]])
+    disturbed = pieces.disturbed(values, ["x", "y"])
+    assert np.array_equal(disturbed({})["y"], [[1, 2]])
+    assert np.array_equal(disturbed({"x": np.float32([[2, 0]])})["y"], [[2, 2]])
+    assert np.array_equal(disturbed({"y": np.float32([[0, 9]])})["y"], [[1, 11]])
+    both = {"x": np.float32([[2, 0]]), "y": np.float32([[0, 9]])}
+    assert np.array_equal(disturbed(both)["y"], [[2, 11]])

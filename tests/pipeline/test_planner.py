@@ -162,7 +162,24 @@ def test_a_target_from_another_is_explained_by_that_one_s_opset(planned: Planned
     found = planned("{onnx: {opset: 17}, onnx-int8: {from: onnx}, ort: {from: onnx}}")
     step = found.step("explain onnx-int8")
     assert step.inputs["exported"] == Output("simplify onnx opset 17")
-    assert found.targets["ort"].explain == "", "it has no tensors but its outputs"
+
+
+@pytest.mark.parametrize(
+    ("ort", "made_from", "model"),
+    [
+        ("{from: onnx-int8}", "onnx-int8", "quantize onnx-int8"),
+        ("{}", "onnx", "simplify onnx opset 18"),
+    ],
+)
+def test_what_shows_no_tensors_is_explained_by_what_it_is_made_from(
+    planned: Planned, ort: str, made_from: str, model: str
+) -> None:
+    found = planned(f"{{onnx: {{}}, onnx-int8: {{from: onnx}}, ort: {ort}}}")
+    step = found.step(found.targets["ort"].explain)
+    assert step.options["instead"] == made_from
+    assert step.inputs["model"] == Output(model)
+    assert step.inputs["verdict"] == Output("verify ort")
+    assert found.step("explain onnx-int8").options["instead"] == ""
 
 
 def test_a_dtype_that_the_format_lacks_is_told_to_those_who_ask(planned: Planned) -> None:

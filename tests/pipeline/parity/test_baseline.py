@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscast.pipeline.parity.baseline import gather, proves_nothing
+from crosscast.pipeline.parity.baseline import Gathered, gather, proves_nothing
+from crosscast.pipeline.parity.metrics import Extent
 from crosscast.pipeline.parity.samples import Case, Origin
 from crosscast.pipeline.parity.tolerance import TOLERANCES
 from crosscast.pipeline.parity.vectors import Vector
@@ -32,6 +33,13 @@ def test_real_rows_say_what_is_typical() -> None:
     assert found.typical["y"].high == 3.0
     assert found.has_real
     assert found.origins == {"real": 1, "swept": 1, "synthetic": 1, "adversarial": 1}
+
+
+def test_what_was_measured_of_some_outputs_is_not_measured_again() -> None:
+    seen = Gathered()
+    seen.add([vector("real", y=[1.0], z=[2.0])], {"y": [Extent(low=5.0, high=6.0, finite=1)]})
+    found = seen.baseline()
+    assert (found.typical["y"].high, found.typical["z"].high) == (6.0, 2.0)
 
 
 def test_synthetic_rows_stand_in_for_real_ones() -> None:

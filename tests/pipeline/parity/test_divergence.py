@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,13 +58,21 @@ class Net:
     def values(self, under: dict[str, Any] | None = None) -> dict[str, Any]:
         return dict(under or {})
 
-    def run(self, values: Any, *, given: Any = None, start: str = "") -> Iterator[tuple[str, Any]]:
-        names = list(OPERATORS)
-        for name in names[names.index(start) if start else 0 :]:
-            _, reads, compute = OPERATORS[name]
+    def run(self, values: Any, *, given: Any = None) -> Iterator[tuple[str, Any]]:
+        for name, (_, reads, compute) in OPERATORS.items():
             made = np.asarray(compute(*(values[one] for one in reads)), np.float32)
             values[name] = given[name] if given and name in given else made
             yield name, made
+
+    def disturbed(self, values: Any, places: Sequence[str]) -> Callable[[Any], Any]:
+        def outputs(errors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+            assert set(errors) <= set(places)
+            found = {"x": values["x"] + errors.get("x", 0)}
+            for name, (_, reads, compute) in OPERATORS.items():
+                found[name] = compute(*(found[one] for one in reads)) + errors.get(name, 0)
+            return {"y": np.asarray(found["y"], np.float32)}
+
+        return outputs
 
 
 def explained(
@@ -176,6 +184,17 @@ def test_an_error_without_effect_is_not_blamed() -> None:
 def test_an_honest_artifact_has_many_sources() -> None:
     lines = explained(every=int8).lines()
     assert lines[0].startswith("the error has many sources")
+
+
+def test_a_layer_that_saturates_behind_the_fault_is_not_blamed() -> None:
+    """Its own error costs more alone than the fault does, which it is due to."""
+
+    def clipped(array: NDArray[Any]) -> NDArray[Any]:
+        return np.clip(array, -4, 4)
+
+    found = explained({"c": lambda x: x + np.float32(40), "e": clipped}, every=int8).culprit
+    assert found is not None
+    assert found.name == "c"
 
 
 def test_an_artifact_that_is_the_network_has_none() -> None:

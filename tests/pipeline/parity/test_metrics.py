@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ def pairs(draw: st.DrawFn, elements: st.SearchStrategy[float] | None = None) -> 
 @given(pairs())
 def test_no_number_is_nan_whatever_the_values(pair: tuple[NDArray[Any], NDArray[Any]]) -> None:
     numbers = measured(*pair)
-    values = [value for value in astuple(numbers) if isinstance(value, float)]
+    values = [value for value in numbers if isinstance(value, float)]
     assert not any(math.isnan(value) for value in values)
     assert numbers.problem or len(values) >= 3
 

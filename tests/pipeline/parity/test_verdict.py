@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -218,7 +217,7 @@ def test_the_limits_can_be_had_again_from_the_json() -> None:
 def test_numbers_are_rounded_to_what_every_run_gives_again() -> None:
     noisy = row(snr_db=120.0000001, max_error=1.0000001e-6)
     assert decide(noisy) == decide(row())
-    negative = replace(row(), numbers=Numbers(snr_db=90.0, max_error=0.0, cosine=-1e-9))
+    negative = row()._replace(numbers=Numbers(snr_db=90.0, max_error=0.0, cosine=-1e-9))
     assert str(decide(negative).rows[0].numbers.cosine) == "0.0"
 
 

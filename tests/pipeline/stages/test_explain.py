@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,19 +45,26 @@ class Net:
     def values(self, under: dict[str, Any] | None = None) -> dict[str, Any]:
         return dict(under or {})
 
-    def run(self, values: Any, *, given: Any = None, start: str = "") -> Iterator[tuple[str, Any]]:
+    def run(self, values: Any, *, given: Any = None) -> Iterator[tuple[str, Any]]:
         steps: dict[str, Callable[[], Any]] = {
             "h": lambda: values["x"] * np.float32(self.factor),
             "y": lambda: values["h"] + np.float32(1),
         }
-        for name in ("y",) if start == "y" else ("h", "y"):
-            own = steps[name]()
+        for name, compute in steps.items():
+            own = compute()
             values[name] = given[name] if given and name in given else own
             yield name, own
 
+    def disturbed(self, values: Any, places: Sequence[str]) -> Callable[[Arrays], Arrays]:
+        return lambda errors: {"y": values["y"] + sum(errors[name] for name in errors)}
+
 
 def explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taps: Callable[..., None], factor: str = "2.0"
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    taps: Callable[..., None],
+    factor: str = "2.0",
+    instead: str = "",
 ) -> dict[str, Any]:
     """What the stage writes of an artifact that shows itself by `taps` and is 4 dB off."""
     pieces, target = ModuleType("pieces"), ModuleType("fake_target")
@@ -94,7 +101,7 @@ def explained(
             "verdict": verdict,
             "exported": tmp_path / factor,
         },
-        options={**options, "layout": None, "io": None, "narrowed": {}},
+        options={**options, "layout": None, "io": None, "narrowed": {}, "instead": instead},
         out=tmp_path / "out",
     )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["explanation.json"]
@@ -133,6 +140,16 @@ def test_what_is_right_operator_by_operator_is_the_runtime_s_fault(
 ) -> None:
     found = explained(tmp_path, monkeypatch, showing(2.0 + 1e-6))
     assert "what is wrong is done by the runtime's optimisations" in found["lines"][0]
+
+
+def test_what_is_told_of_another_file_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = explained(tmp_path, monkeypatch, showing(3.0), instead="onnx-int8")
+    assert found["layer"] == "scale"
+    assert found["lines"][0] == (
+        "it shows no tensors; those of 'onnx-int8', which it is made from, say:"
+    )
 
 
 def test_an_artifact_that_cannot_be_looked_into_is_said(
