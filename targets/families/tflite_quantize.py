@@ -16,6 +16,7 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import ADVICE, NOTES, Options
 from crosscast.targets.families import tflite_file as files
+from crosscast.targets.families.search import Found, Kept, Search
 from crosscast.targets.families.sensitivity import half, limits_of
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_bias import corrected
@@ -24,7 +25,7 @@ from crosscast.targets.families.tflite_dynamic import quantize_weights, rounded
 from crosscast.targets.families.tflite_finish import make_names_unique, sign
 from crosscast.targets.families.tflite_integer import finish_integer, quantizable
 from crosscast.targets.families.tflite_samples import calibration
-from crosscast.targets.families.tflite_sensitivity import Found, Kept, Search, Trial
+from crosscast.targets.families.tflite_sensitivity import Trial, candidates, told
 
 if TYPE_CHECKING:
     from crosscast.pipeline.parity.tolerance import Tolerance
@@ -132,8 +133,9 @@ def to_int8(
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
     if found:
-        sizes = ((tree / FILE).stat().st_size for tree in (model, out))
-        notes = found.told(len(work.candidates), *sizes)
+        places = {"float": model / FILE, "delivered": out / FILE}
+        sizes = {form: path.stat().st_size for form, path in places.items()}
+        notes = told(found, total=len(work.candidates), sizes=sizes)
     if notes:
         (out / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
@@ -158,19 +160,25 @@ class _Static:
 
     def searched(self, limits: Tolerance) -> tuple[Any, Found]:
         """The objects of the file within those limits, and what it keeps in float for it."""
-        return Search(
-            trial=Trial(self._content, self._samples, limits),
-            content=self._content,
-            ranges=self.ranges,
-            quantized=self.quantized,
-            candidates=self.candidates,
+        trial = Trial(self._content, self._samples, limits)
+        content, found = Search(
+            quantized=lambda kept, every: files.packed(self.quantized(kept, every)),
+            room=trial.room,
+            size=len,
+            operators=lambda kept: len(self.candidates.keys() - kept.names),
+            candidates=lambda: candidates(
+                trial, content=self._content, ranges=self.ranges, places=self.candidates
+            ),
+            hides=trial.standard.hides,
+            is_hybrid=True,
         ).found()
+        return files.parse(content), found
 
     def quantized(self, kept: Kept, every: bool) -> Any:
         """The objects of the file in int8, with the ranges of every sample or of half of them."""
         made = files.parse(self.with_ranges(kept, every))
         if self._operators == QUANTIZABLE:
-            quantize_weights(made, unfolded=kept.operators if kept.is_float else ())
+            quantize_weights(made, unfolded=kept.names if kept.is_float else ())
         return made
 
     def with_ranges(self, kept: Kept, every: bool) -> bytes:
@@ -179,7 +187,7 @@ class _Static:
         if not self.ranges:
             return given
         ranges = self.ranges if every else self._narrower
-        return _with_ranges(given, self._operators, ranges, in_float=kept.operators)
+        return _with_ranges(given, self._operators, ranges, in_float=kept.names)
 
     @cached_property
     def _biased(self) -> bytes:

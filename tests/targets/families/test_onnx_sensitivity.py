@@ -16,13 +16,14 @@ from crosscast.targets.families.onnx_bias import means
 from crosscast.targets.families.onnx_calibrate import Measured
 from crosscast.targets.families.onnx_sensitivity import (
     GATE,
-    Kept,
-    Search,
     Trial,
+    candidates,
     gated_activations,
     gated_weights,
+    size_of,
     watched,
 )
+from crosscast.targets.families.search import Kept, Search
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -119,38 +120,50 @@ def test_only_what_harms_stays_in_float(harmful: str) -> None:
 
     def quantized(kept: Kept, every: bool) -> Any:
         tried.append(kept)
-        return model if harmful in kept.activations else scaled(3.0)
+        return model if harmful in kept.names else scaled(3.0)
 
     ranges = {name: Measured(-9.0, 9.0, 1.0) for name in "xr"}
     ranges[harmful] = Measured(-900.0, 900.0, 1.0)
+    trial = Trial(model, lambda: iter(rows()))
     search = Search(
-        trial=Trial(model, lambda: iter(rows())),
         quantized=quantized,
-        activations=["x", "r"],
-        gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
-        weights=lambda: pytest.fail("activations do"),
+        room=trial.room,
+        size=size_of,
+        operators=lambda kept: 2 - len(kept.names),
+        candidates=lambda: candidates(
+            trial,
+            activations=["x", "r"],
+            gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
+            exact=model,
+            rounded={},
+        ),
+        hides=trial.standard.hides,
     )
     result, found = search.found()
     assert result is model
-    assert found.kept == Kept(True, frozenset({harmful}))
-    assert found.alone[harmful].worst < min(
-        room.worst for name, room in found.alone.items() if name != harmful
-    )
+    assert found.kept == Kept(frozenset({harmful}), corrected=True)
     assert found.rooms[0].worst < 0 < found.rooms[1].worst
     assert tried[0] == Kept()
 
 
-def test_what_has_room_is_left_alone() -> None:
+def test_weights_are_measured_beside_activations() -> None:
     model = classifier()
-    search = Search(
-        trial=Trial(model, lambda: iter(rows())),
-        quantized=lambda kept, every: model,
-        activations=["x"],
-        gates=lambda _: pytest.fail("nothing has to be ranked"),
-        weights=lambda: pytest.fail("nothing has to be ranked"),
+    found = {"x": Measured(-4.0, 4.0, 1.0), "r": Measured(-900.0, 900.0, 1.0)}
+    trial = Trial(model, lambda: iter(rows()))
+    chosen = candidates(
+        trial,
+        activations=["x", "r"],
+        gates=lambda groups: gated_activations(model, groups, found, "uint8"),
+        exact=model,
+        rounded={"a": np.zeros((16, 16), np.float32)},
     )
-    result, found = search.found()
-    assert (result, found.kept, found.alone) == (model, Kept(), {})
+    assert chosen.shares == {"a": 1.0}
+    order = [("a",), ("x",), ("r",)]
+    weight, fine, coarse = chosen.measured(order, [0, 1])
+    assert max(weight.worst, coarse.worst) < fine.worst
+    assert [room.worst for room in chosen.measured(order[::-1], [0, 1])] == [
+        room.worst for room in (coarse, fine, weight)
+    ]
 
 
 def place(tmp_path: Path, model: Any, samples: list[dict[str, Any]]) -> tuple[Path, Path]:
