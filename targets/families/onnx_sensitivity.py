@@ -269,6 +269,7 @@ def told(
         weights={name: whys[name] for name in weights},
         rooms=found.rooms,
         sizes={"float": sizes["float"], "int8": found.size, "delivered": sizes["delivered"]},
+        trials=found.trials,
         **({"biases": "corrected"} if found.kept.corrected else {}),
     )
 

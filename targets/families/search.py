@@ -50,12 +50,14 @@ class Found(NamedTuple):
 
     rooms: of the model that is all in int8, and of the chosen one. size: bytes of the former.
     alone: the room that is left where a name alone is in int8, for those that stay in float.
+    trials: models that were made and run.
     """
 
     kept: Kept
     rooms: tuple[Room, Room]
     size: int
     alone: Mapping[str, Room]
+    trials: int
 
 
 class Candidates(NamedTuple):
@@ -137,12 +139,12 @@ class Search(Generic[Model]):
         before, size = self._tried(model), self._size(model)
         self._rooms[Kept()] = before
         if self._is_ample(before):
-            return model, Found(Kept(), (before, before), size, {})
+            return model, Found(Kept(), (before, before), size, {}, 1)
         del model  # which frees it first
         kept = self._chosen(before)
         alone = {name: room for name, room in self._alone.items() if name in kept.names}
-        found = Found(kept, (before, self._room(kept)), size, alone)
-        return self._quantized(kept, True), found
+        rooms = before, self._room(kept)
+        return self._quantized(kept, True), Found(kept, rooms, size, alone, len(self._rooms))
 
     def _is_ample(self, room: Room) -> bool:
         # What is fragile has room on these samples only by chance, unless it is ample.

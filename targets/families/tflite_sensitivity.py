@@ -201,6 +201,7 @@ def told(found: Found, *, total: int, sizes: Mapping[str, int]) -> dict[str, Any
         weights={},
         rooms=found.rooms,
         sizes={"float": sizes["float"], "int8": found.size, "delivered": sizes["delivered"]},
+        trials=found.trials,
         biases="corrected",
         **({"arithmetic": arithmetic} if kept.names else {}),
     )

@@ -86,6 +86,7 @@ def searched(
     assert model == Model(found.kept, True)
     assert found.alone.keys() == found.kept.names
     assert found.size == 10
+    assert found.trials == len(tried)
     return found, len(tried)
 
 
