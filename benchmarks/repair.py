@@ -1,7 +1,7 @@
 """Full static int8 that fails, and what `on_mismatch: keep-float` makes of it, as a table.
 
-Each model is built twice with every operator in int8: as it is, which the gate judges, and repaired.
-A real convolutional network, a real transformer, and one with random weights. Writes
+Each model is built twice with every operator in int8: as it is, which the gate judges, and
+repaired. A real convolutional network, a real transformer, and one with random weights. Writes
 benchmarks/results/repair.md. Ends with an error where an artifact that was repaired did not pass.
 """
 

@@ -227,3 +227,8 @@ def test_a_result_is_no_constant(tmp_path: Path) -> None:
     made = files.read(tmp_path / FILE)
     computed = {index for operator in made.subgraphs[0].operators for index in operator.outputs}
     assert all(files.data_of(made, made.subgraphs[0].tensors[index]) is None for index in computed)
+
+
+def test_all_operators_are_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match="of LiteRT's int8 kernels some fail"):
+        tflite_quantize.StaticOptions(operators="all")  # type: ignore[arg-type]
