@@ -88,7 +88,7 @@ def built(subject: Subject, on_mismatch: str) -> Built:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "crosscast.pipeline.cli", "build", place / "subject.yaml"),
-                *("--json", "--out", place / "out"),
+                *("--json", "--force", "--out", place / "out"),
             ],
             capture_output=True,
             text=True,

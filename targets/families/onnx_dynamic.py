@@ -36,10 +36,10 @@ from crosscast.targets.families.onnx_calibrate import Samples, measured, sample_
 from crosscast.targets.families.onnx_int8 import excluded_nodes
 from crosscast.targets.families.onnx_pairs import quiet
 from crosscast.targets.families.onnx_sensitivity import (
+    Costs,
     Trial,
     Watched,
     bytes_of,
-    candidates,
     gated_activations,
     size_of,
     told,
@@ -159,14 +159,19 @@ class _Dynamic:
             return gated_activations(self._source, groups, found, "uint8")
 
         trial = Trial(self._make(), samples)
+        costs = Costs(
+            trial,
+            activations=read,
+            gates=gates,
+            weights=lambda: (self._make(), rounding.rounded),
+        )
         return Search(
             quantized=self.quantized,
             room=trial.room,
             size=size_of,
             operators=lambda kept: sum(each not in kept.names for each in self._readers().values()),
-            candidates=lambda: candidates(
-                trial, activations=read, gates=gates, exact=self._make(), rounded=rounding.rounded
-            ),
+            candidates=costs.candidates,
+            measured=costs.measured,
             hides=True,  # there are no ranges, which half of the samples could be tried with
             ample=LEVELS[-1],
         ).found()

@@ -31,9 +31,9 @@ from crosscast.targets.families.onnx_bias import Rounding
 from crosscast.targets.families.onnx_calibrate import Measured, Samples, measured, sample_reader
 from crosscast.targets.families.onnx_pairs import COMPUTING, PRODUCTS
 from crosscast.targets.families.onnx_sensitivity import (
+    Costs,
     Trial,
     bytes_of,
-    candidates,
     gated_activations,
     size_of,
     told,
@@ -213,20 +213,21 @@ class _Static:
         """The model within those limits, and what it keeps in float for it."""
         nodes = self.bearing(Kept())
         trial = Trial(self._make(), self._samples, limits)
+        costs = Costs(
+            trial,
+            activations=pairs.activations(self.typed, nodes),
+            gates=lambda parts: gated_activations(
+                self._exact(), parts, self.found, self._chosen.activation
+            ),
+            weights=lambda: (self._make(), self.rounding.rounded),
+        )
         return Search(
             quantized=self.quantized,
             room=trial.room,
             size=size_of,
             operators=lambda kept: len(self.bearing(kept)),
-            candidates=lambda: candidates(
-                trial,
-                activations=pairs.activations(self.typed, nodes),
-                gates=lambda groups: gated_activations(
-                    self._exact(), groups, self.found, self._chosen.activation
-                ),
-                exact=self._make(),
-                rounded=self.rounding.rounded,
-            ),
+            candidates=costs.candidates,
+            measured=costs.measured,
             hides=trial.standard.hides,
             fragile=pairs.fragile(self.typed, nodes, self.found),
         ).found()

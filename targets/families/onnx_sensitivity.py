@@ -274,36 +274,45 @@ def told(
     )
 
 
-def candidates(
-    trial: Trial,
-    *,
-    activations: Sequence[str],
-    gates: Callable[[Sequence[Part]], tuple[ModelProto, list[Watched]]],
-    exact: ModelProto,
-    rounded: Mapping[str, NDArray[Any]],
-) -> Candidates:
-    """The tensors and the weights of a model that may stay in float.
+class Costs:
+    """What the tensors and weights of a model cost in int8, and so which may stay in float.
 
-    gates: makes the gated model of parts of the activations, and says what to watch in it. exact,
-    rounded: the float model, and what int8 makes of its weights.
+    gates: makes the gated model of parts of the activations, and says what to watch in it. weights:
+    gives the float model and what int8 makes of its weights; called only where they are asked for.
     """
-    total = sum(values.size for values in rounded.values())
 
-    def measured(parts: Sequence[Part], hardest: Sequence[int]) -> list[Room]:
-        stored = [part for part in parts if part[0] in rounded]
-        computed = [part for part in parts if part[0] not in rounded]
+    def __init__(
+        self,
+        trial: Trial,
+        *,
+        activations: Sequence[str],
+        gates: Callable[[Sequence[Part]], tuple[ModelProto, list[Watched]]],
+        weights: Callable[[], tuple[ModelProto, Mapping[str, NDArray[Any]]]],
+    ) -> None:
+        self._trial, self._activations = trial, activations
+        self._gates, self._weights = gates, weights
+
+    def candidates(self) -> Candidates:
+        """Tensors, and weights with their shares."""
+        _, rounded = self._weights()
+        total = sum(values.size for values in rounded.values())
+        shares = {name: values.size / total for name, values in rounded.items()}
+        return Candidates((self._activations, list(rounded)), shares)
+
+    def measured(self, parts: Sequence[Part], hardest: Sequence[int]) -> list[Room]:
+        """The room that each part leaves where it alone is in int8, on the samples at `hardest`."""
+        activations = set(self._activations)
+        computed = [part for part in parts if part[0] in activations]
+        stored = [part for part in parts if part[0] not in activations]
         found: dict[Part, Room] = {}
-        for some, gated in (
-            (computed, gates),
-            (stored, lambda some: gated_weights(exact, some, rounded)),
-        ):
+        for some, gated in ((computed, self._gates), (stored, self._exchanged)):
             if some:
-                rooms = trial.rooms(*gated(some), len(some), hardest)
-                found |= zip(some, rooms, strict=True)
+                found |= zip(some, self._trial.rooms(*gated(some), len(some), hardest), strict=True)
         return [found[part] for part in parts]
 
-    shares = {name: values.size / total for name, values in rounded.items()}
-    return Candidates((activations, list(rounded)), measured, shares)
+    def _exchanged(self, parts: Sequence[Part]) -> tuple[ModelProto, list[Watched]]:
+        exact, rounded = self._weights()
+        return gated_weights(exact, parts, rounded)
 
 
 def size_of(model: ModelProto) -> int:

@@ -63,13 +63,11 @@ class Found(NamedTuple):
 class Candidates(NamedTuple):
     """What may stay in float.
 
-    kinds: names in the model's order, each kind by itself. measured: the room that each of some
-    parts leaves where it alone is in int8, on the samples at some places. shares: of all weights'
-    elements, for names of weights.
+    kinds: names in the model's order, each kind by itself. shares: of all weights' elements, for
+    names of weights.
     """
 
     kinds: Sequence[Sequence[str]]
-    measured: Callable[[Sequence[Part], Sequence[int]], Sequence[Room]]
     shares: Mapping[str, float] = {}
 
     @property
@@ -105,10 +103,11 @@ class Search(Generic[Model]):
 
     quantized: makes the model that keeps so much, with ranges from all samples or from half of
     them. room: what a model leaves. size: its bytes. operators: how many are in int8.
-    candidates: what may stay in float; asked for only where something has to. hides: whether
-    answers hide what int8 costs. fragile: names that are expected to cost much, costliest first.
-    ample: the room with which nothing has to. is_hybrid: whether operators can read int8 weights
-    beside floats.
+    measured: the room that each of some parts leaves where it alone is in int8, on the samples at
+    some places. candidates: what may stay in float; asked for only where something has to. hides:
+    whether answers hide what int8 costs. fragile: names that are expected to cost much, costliest
+    first, and are tried before the others. ample: the room with which nothing has to be done.
+    is_hybrid: whether operators can read int8 weights beside floats.
     """
 
     def __init__(
@@ -118,6 +117,7 @@ class Search(Generic[Model]):
         room: Callable[[Model], Room],
         size: Callable[[Model], int],
         operators: Callable[[Kept], int],
+        measured: Callable[[Sequence[Part], Sequence[int]], Sequence[Room]],
         candidates: Callable[[], Candidates],
         hides: bool,
         fragile: Sequence[str] = (),
@@ -125,7 +125,7 @@ class Search(Generic[Model]):
         is_hybrid: bool = False,
     ) -> None:
         self._quantized, self._tried, self._size = quantized, room, size
-        self._operators = operators
+        self._operators, self._measuring = operators, measured
         self._asked, self._hides, self._fragile = candidates, hides, fragile
         self._ample, self._is_hybrid = ample, is_hybrid
         self._rooms: dict[Kept, Room] = {}
@@ -235,7 +235,7 @@ class Search(Generic[Model]):
 
     def _measured(self, found: Sequence[Part], hardest: Sequence[int]) -> dict[Part, Room]:
         """The room that each of the parts leaves where it alone is in int8."""
-        rooms = dict(zip(found, self._candidates.measured(found, hardest), strict=True))
+        rooms = dict(zip(found, self._measuring(found, hardest), strict=True))
         self._alone |= {name: room for part, room in rooms.items() for name in part}
         return rooms
 

@@ -17,7 +17,7 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import ADVICE, NOTES, Options
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.search import Found, Kept, Search
+from crosscast.targets.families.search import Candidates, Found, Kept, Search
 from crosscast.targets.families.sensitivity import half, limits_of
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_bias import corrected
@@ -26,7 +26,7 @@ from crosscast.targets.families.tflite_dynamic import quantize_weights, rounded
 from crosscast.targets.families.tflite_integer import finish_integer, quantizable
 from crosscast.targets.families.tflite_ports import keep_floats, restore_ports
 from crosscast.targets.families.tflite_samples import calibration
-from crosscast.targets.families.tflite_sensitivity import Trial, candidates, told
+from crosscast.targets.families.tflite_sensitivity import Trial, costs, told
 
 if TYPE_CHECKING:
     from crosscast.pipeline.parity.tolerance import Tolerance
@@ -150,7 +150,8 @@ class _Static:
             room=trial.room,
             size=len,
             operators=lambda kept: len(self.candidates.keys() - kept.names),
-            candidates=lambda: candidates(
+            candidates=lambda: Candidates((list(self.candidates),)),
+            measured=costs(
                 trial, content=self._content, ranges=self.ranges, places=self.candidates
             ),
             hides=trial.standard.hides,

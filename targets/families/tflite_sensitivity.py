@@ -12,7 +12,7 @@ from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families import repair, sensitivity
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.search import Candidates, Found, Kept, Part
+from crosscast.targets.families.search import Found, Kept, Part
 from crosscast.targets.families.sensitivity import AT_ONCE, Room, Squash, Standard
 from crosscast.targets.families.tflite_finish import sign
 from crosscast.targets.families.tflite_runtime import LiteRtSession
@@ -170,19 +170,20 @@ def _rounded(editor: files.Editor, index: int, ranges: Mapping[str, Any]) -> tup
     return steps, output
 
 
-def candidates(
+def costs(
     trial: Trial, *, content: bytes, ranges: Mapping[str, Any], places: Mapping[str, int]
-) -> Candidates:
-    """The operators of a file that may stay in float, by the tensors that they give.
+) -> Callable[[Sequence[Part], Sequence[int]], list[Room]]:
+    """Measures the room that each of some operators' groups leaves where it alone is in int8, on
+    the samples at some places.
 
-    places: theirs in the file.
+    places: of the operators in the file, by the tensors that they give.
     """
 
     def measured(parts: Sequence[Part], hardest: Sequence[int]) -> list[Room]:
         some = ([places[name] for name in part] for part in parts)
         return [trial.alone(rounding(content, each, ranges), hardest) for each in some]
 
-    return Candidates((list(places),), measured)
+    return measured
 
 
 def told(found: Found, *, total: int, sizes: Mapping[str, int]) -> dict[str, Any]:

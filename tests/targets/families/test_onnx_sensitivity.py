@@ -16,8 +16,8 @@ from crosscast.targets.families.onnx_bias import means
 from crosscast.targets.families.onnx_calibrate import Measured
 from crosscast.targets.families.onnx_sensitivity import (
     GATE,
+    Costs,
     Trial,
-    candidates,
     gated_activations,
     gated_weights,
     size_of,
@@ -125,18 +125,19 @@ def test_only_what_harms_stays_in_float(harmful: str) -> None:
     ranges = {name: Measured(-9.0, 9.0, 1.0) for name in "xr"}
     ranges[harmful] = Measured(-900.0, 900.0, 1.0)
     trial = Trial(model, lambda: iter(rows()))
+    costs = Costs(
+        trial,
+        activations=["x", "r"],
+        gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
+        weights=lambda: (model, {}),
+    )
     search = Search(
         quantized=quantized,
         room=trial.room,
         size=size_of,
         operators=lambda kept: 2 - len(kept.names),
-        candidates=lambda: candidates(
-            trial,
-            activations=["x", "r"],
-            gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
-            exact=model,
-            rounded={},
-        ),
+        candidates=costs.candidates,
+        measured=costs.measured,
         hides=trial.standard.hides,
     )
     result, found = search.found()
@@ -150,20 +151,17 @@ def test_weights_are_measured_beside_activations() -> None:
     model = classifier()
     found = {"x": Measured(-4.0, 4.0, 1.0), "r": Measured(-900.0, 900.0, 1.0)}
     trial = Trial(model, lambda: iter(rows()))
-    chosen = candidates(
+    costs = Costs(
         trial,
         activations=["x", "r"],
         gates=lambda groups: gated_activations(model, groups, found, "uint8"),
-        exact=model,
-        rounded={"a": np.zeros((16, 16), np.float32)},
+        weights=lambda: (model, {"a": np.zeros((16, 16), np.float32)}),
     )
-    assert chosen.shares == {"a": 1.0}
+    assert costs.candidates().shares == {"a": 1.0}
     order = [("a",), ("x",), ("r",)]
-    weight, fine, coarse = chosen.measured(order, [0, 1])
+    weight, fine, coarse = costs.measured(order, [0, 1])
     assert max(weight.worst, coarse.worst) < fine.worst
-    assert [room.worst for room in chosen.measured(order[::-1], [0, 1])] == [
-        room.worst for room in (coarse, fine, weight)
-    ]
+    assert costs.measured(order[::-1], [0, 1]) == [coarse, fine, weight]
 
 
 def place(tmp_path: Path, model: Any, samples: list[dict[str, Any]]) -> tuple[Path, Path]:
