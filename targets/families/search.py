@@ -20,7 +20,7 @@ PARTS = 48
 """Parts of a kind whose costs are measured; what is more are groups of neighbours. Bounds the
 time."""
 
-DOUBTED = 8
+DOUBTED = 16
 """Of what was chosen, the most that are tried to be left out again. Bounds the time."""
 
 FLOAT_SHARE = 0.12

@@ -1,9 +1,8 @@
-"""How much of a model's answers int8 may cost, and what stays in float where it costs more. Pure.
+"""How much of a model's answers int8 may cost. Pure.
 
 Quantizers hold a quantized model against the float one on calibration samples, never on those that
 parity judges by. Where a model has room to int8's limits, nothing is changed. Where it has not,
-the quantizer measures what each part costs alone, and as few of the costliest parts as are needed
-stay in float.
+`search` finds what stays in float.
 
 A softmax or sigmoid at the end hides what int8 costs: a sure answer stays sure whatever is done to
 it, and the next sample is an unsure one. So what goes into these is judged, too, by what its error
