@@ -228,7 +228,7 @@ class _Static:
             operators=lambda kept: len(self.bearing(kept)),
             candidates=costs.candidates,
             measured=costs.measured,
-            hides=trial.standard.hides,
+            hides=trial.hides,
             fragile=pairs.fragile(self.typed, nodes, self.found),
         ).found()
 

@@ -45,30 +45,44 @@ def watched(model: ModelProto) -> list[Watched]:
     """The outputs, and what a softmax or sigmoid before them reads, in an order that quantization
     does not change.
     """
-    makers = {name: node for node in model.graph.node for name in node.output}
     found = [Watched(value.name) for value in model.graph.output]
-    for value in model.graph.output:
-        node = makers.get(value.name)
-        while node is not None and node.op_type in MOVING:
-            node = makers.get(node.input[0])
-        if node is not None and node.op_type in SQUASHING:
-            axis = int(onnx_weights.attribute(node, "axis", -1))
-            found.append(Watched(node.input[0], SQUASHING[node.op_type], axis))
+    for node in _squashing(model, MOVING):
+        axis = int(onnx_weights.attribute(node, "axis", -1))
+        found.append(Watched(node.input[0], SQUASHING[node.op_type], axis))
     return found
 
 
+def hides(model: ModelProto) -> bool:
+    """Whether answers hide what int8 costs: a softmax's or sigmoid's, or means of them."""
+    return any(_squashing(model, (*MOVING, "ReduceMean")))
+
+
+def _squashing(model: ModelProto, through: Collection[str]) -> Iterator[NodeProto]:
+    """Each softmax or sigmoid whose answer is an output, be it passed through some operators."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for value in model.graph.output:
+        node = makers.get(value.name)
+        while node is not None and node.op_type in through:
+            node = makers.get(node.input[0])
+        if node is not None and node.op_type in SQUASHING:
+            yield node
+
+
 class Trial:
-    """A float model's answers to some calibration samples, to hold others against."""
+    """A float model's answers to some calibration samples, to hold others against.
+
+    hides: whether answers hide what int8 costs.
+    """
 
     def __init__(
         self, model: ModelProto, samples: Samples, limits: Tolerance | None = None
     ) -> None:
-        self._samples = samples
+        self._samples, self.hides = samples, hides(model)
         places = sensitivity.spread(sum(1 for _ in samples()))
         tensors = watched(model)
         wanted = sensitivity.held(_answers(model, tensors, self._taken(places)))
         self._places = places[: len(wanted)]
-        self.standard = Standard(wanted, [tensor.squash for tensor in tensors], limits)
+        self._standard = Standard(wanted, [tensor.squash for tensor in tensors], limits)
 
     def room(self, model: ModelProto) -> Room:
         """What a quantized model leaves; none at all where it does not run."""
@@ -76,7 +90,7 @@ class Trial:
             found = list(_answers(model, watched(model), self._taken(self._places)))
         except StageError:
             return Room([-math.inf])
-        return Room([self.standard.room_db(place, each) for place, each in enumerate(found)])
+        return Room([self._standard.room_db(place, each) for place, each in enumerate(found)])
 
     def rooms(
         self, gated: ModelProto, names: Sequence[Watched], count: int, hardest: Sequence[int]
@@ -88,7 +102,7 @@ class Trial:
         fed = ({**one, GATE: gates} for gates in np.eye(count, dtype=np.float32) for one in taken)
         answers = _answers(gated, names, fed, optimized=False)
         rooms = [
-            self.standard.room_db(hardest[index % len(hardest)], values)
+            self._standard.room_db(hardest[index % len(hardest)], values)
             for index, values in enumerate(answers)
         ]
         width = len(hardest)

@@ -163,11 +163,6 @@ class Standard:
             for index in range(len(squashes))
         ]
 
-    @property
-    def hides(self) -> bool:
-        """Whether answers hide what int8 costs: whether a softmax or sigmoid gives any."""
-        return any(self._squashes)
-
     def room_db(self, place: int, values: Sequence[NDArray[Any]]) -> float:
         """The room of the watched tensors of the sample at `place`."""
         columns = zip(self._wanted[place], values, self._typical, self._squashes, strict=True)

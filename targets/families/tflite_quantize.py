@@ -154,7 +154,7 @@ class _Static:
             measured=costs(
                 trial, content=self._content, ranges=self.ranges, places=self.candidates
             ),
-            hides=trial.standard.hides,
+            hides=trial.hides,
             is_hybrid=True,
         ).found()
         return files.parse(content), found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,32 +33,46 @@ def watched(made: Any) -> list[tuple[int, Squash]]:
     """The outputs, and what a softmax or sigmoid before them reads, in an order that quantization
     does not change.
     """
+    found: list[tuple[int, Squash]] = [(int(index), "") for index in made.subgraphs[0].outputs]
+    return [*found, *_squashing(made, MOVING)]
+
+
+def hides(made: Any) -> bool:
+    """Whether answers hide what int8 costs: a softmax's or sigmoid's, or means of them."""
+    return any(_squashing(made, (*MOVING, "MEAN")))
+
+
+def _squashing(made: Any, through: Collection[str]) -> Iterator[tuple[int, Squash]]:
+    """What each softmax or sigmoid reads whose answer is an output, be it passed through some
+    operators.
+    """
     graph = made.subgraphs[0]
     makers = {int(index): each for each in graph.operators for index in each.outputs}
-    found: list[tuple[int, Squash]] = [(int(index), "") for index in graph.outputs]
     for output in graph.outputs:
         maker = makers.get(int(output))
-        while maker is not None and files.operator_name(made, maker) in MOVING:
+        while maker is not None and files.operator_name(made, maker) in through:
             maker = makers.get(int(maker.inputs[0]))
         squash = SQUASHING.get(files.operator_name(made, maker)) if maker is not None else None
         if maker is not None and squash:
-            found.append((int(maker.inputs[0]), squash))
-    return found
+            yield int(maker.inputs[0]), squash
 
 
 class Trial:
-    """A float file's answers to some calibration samples, to hold others against."""
+    """A float file's answers to some calibration samples, to hold others against.
+
+    hides: whether answers hide what int8 costs.
+    """
 
     def __init__(self, content: bytes, samples: Path, limits: Tolerance | None = None) -> None:
         self._samples = samples
         places = sensitivity.spread(sum(1 for _ in calibration(samples)))
         made = files.parse(content)
-        tensors = watched(made)
+        tensors, self.hides = watched(made), hides(made)
         taken = self._taken(places)
         wanted = sensitivity.held(answers(made, [index for index, _ in tensors], taken))
         self._places = places[: len(wanted)]
         squashes = [squash for _, squash in tensors]
-        self.standard = Standard(wanted, squashes, limits)
+        self._standard = Standard(wanted, squashes, limits)
 
     def room(self, content: bytes) -> Room:
         """What a quantized file leaves; none at all where it does not run."""
@@ -75,7 +89,7 @@ class Trial:
         except StageError:
             return Room([-math.inf])
         return Room(
-            [self.standard.room_db(place, each) for place, each in zip(places, found, strict=True)]
+            [self._standard.room_db(place, each) for place, each in zip(places, found, strict=True)]
         )
 
     def _taken(self, places: Sequence[int]) -> Iterator[Arrays]:

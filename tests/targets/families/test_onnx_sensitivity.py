@@ -20,6 +20,7 @@ from crosscast.targets.families.onnx_sensitivity import (
     Trial,
     gated_activations,
     gated_weights,
+    hides,
     size_of,
     watched,
 )
@@ -82,6 +83,17 @@ def test_what_a_softmax_reads_is_watched_behind_a_reshape() -> None:
     ]
 
 
+def test_answers_hide_what_is_lost_behind_a_softmax_or_a_mean_of_them() -> None:
+    model = classifier()
+    assert hides(model)
+    model.graph.node[-1].op_type = "ReduceMean"
+    assert hides(model)
+    assert len(watched(model)) == 1  # whose input is not judged by where a softmax is steepest
+    del model.graph.node[-2:]
+    model.graph.output[0].name = "l"
+    assert not hides(model)
+
+
 def test_gates_round_what_they_are_open_for() -> None:
     model, found = classifier(), {"x": Measured(-4.0, 4.0, 1.0), "r": Measured(0.0, 30.0, 9.0)}
     gated, tensors = gated_activations(model, [("x",), ("r",)], found, "uint8")
@@ -138,7 +150,7 @@ def test_only_what_harms_stays_in_float(harmful: str) -> None:
         operators=lambda kept: 2 - len(kept.names),
         candidates=costs.candidates,
         measured=costs.measured,
-        hides=trial.standard.hides,
+        hides=trial.hides,
     )
     result, found = search.found()
     assert result is model

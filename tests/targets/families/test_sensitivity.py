@@ -47,12 +47,6 @@ def test_the_worst_answer_of_a_sample_counts() -> None:
     assert room(rows, shaken, "softmax") < 0
 
 
-def test_a_softmax_or_sigmoid_hides_what_is_lost() -> None:
-    answers = [[np.zeros(2, np.float32)] * 2] * 3
-    assert not Standard(answers, ["", ""]).hides
-    assert Standard(answers, ["", "sigmoid"]).hides
-
-
 def test_levels_ask_more_of_the_typical_sample() -> None:
     assert Room([1.0, 4.0, 9.0]).level == 0.0
     assert Room([1.0, 2.0, 9.0]).level == -math.inf
