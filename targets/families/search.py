@@ -29,8 +29,9 @@ hold half of the bytes, and biases are floats already."""
 
 AIMS: Mapping[bool, Sequence[float]] = {False: (LEVELS[1], LEVELS[0]), True: LEVELS[::-1]}
 """Room of the hardest calibration sample that is aimed at, best first, by whether answers hide what
-int8 costs. Other samples had at most 2 dB less where they do not (EfficientNet-Lite0, ViT, MiniLM),
-and up to 8 dB less where they do (a voice detector 6, an emotion classifier 7, PP-OCR 8)."""
+int8 costs. The parity samples had at most 2 dB less where they do not (EfficientNet-Lite0, ViT,
+MiniLM), and more where they do: a voice detector 5, PP-OCR's recognition 8, an emotion classifier
+10. Such need the more room, and are not trusted with little int8 (see `Search`)."""
 
 
 class Kept(NamedTuple):

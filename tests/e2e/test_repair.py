@@ -129,9 +129,7 @@ def every_operator(folder: Path, name: str, **given: Any) -> dict[str, Any]:
         "model": name,
         "version": "1.0.0",
         "source": {"torch": f"{EXAMPLE.parents[1]}/benchmarks/architectures.py:{name}"},
-        "inputs": {
-            "pixel_values": {"shape": [1, 3, 64, 64], "dtype": "float32", "range": [0, 1]}
-        },
+        "inputs": {"pixel_values": {"shape": [1, 3, 64, 64], "dtype": "float32", "range": [0, 1]}},
         "samples": {"calibration": "synthetic"},
         "targets": {"onnx-int8": given},
     }
