@@ -6,7 +6,7 @@ from crosscast.pipeline.toolchain import Toolchain
 from crosscast.targets.base import Delivered, Kind
 from crosscast.targets.base import Options as BaseOptions
 from crosscast.targets.families import tflite as family
-from crosscast.targets.families import tflite_quantize, tflite_runtime, tflite_taps, tflite_usage
+from crosscast.targets.families import tflite_float16, tflite_runtime, tflite_taps, tflite_usage
 
 Options = BaseOptions
 QuantizeOptions: type[BaseOptions] | None = BaseOptions
@@ -17,7 +17,7 @@ accepts: tuple[Kind, ...] = ("tflite", "saved_model", "onnx")
 toolchain = family.CONVERTERS
 quantizer: Toolchain | None = family.LITERT
 runtime = family.LITERT
-quantize = tflite_quantize.to_float16
+quantize = tflite_float16.to_float16
 calibrated = False
 no_runtime = ""
 convert = family.convert

@@ -65,11 +65,11 @@ class Rounding:
         return means(self._make(), self._samples)
 
     def correct(self, model: ModelProto, spared: Collection[str]) -> None:
-        """Give a copy of `typed` its `spared` weights in float, the others so that their errors
-        cancel, and biases that make up for what these add.
+        """Give a copy of `typed` its weights that are `spared` in float, the others so that their
+        errors cancel, and biases that make up for what these add.
         """
         own = onnx_weights.arrays(self._make().graph)
-        exact = {name: own[name] for name in spared}
+        exact = {name: values for name, values in own.items() if name in spared}
         onnx_weights.replace(model.graph, self._compensated | exact)
         left = {name: one for name, one in self.rounded.items() if name not in spared}
         corrected(model, exact=own, rounded=left, found=self._means)

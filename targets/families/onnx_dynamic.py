@@ -36,17 +36,17 @@ from crosscast.targets.families.onnx_calibrate import Samples, measured, sample_
 from crosscast.targets.families.onnx_int8 import excluded_nodes
 from crosscast.targets.families.onnx_pairs import quiet
 from crosscast.targets.families.onnx_sensitivity import (
-    Found,
-    Kept,
-    Search,
+    Costs,
     Trial,
     Watched,
     bytes_of,
     gated_activations,
+    size_of,
     told,
 )
 from crosscast.targets.families.onnx_stored import refuse_quantized, shipped_as_it_is, with_floats
 from crosscast.targets.families.onnx_upgrade import upgraded
+from crosscast.targets.families.search import Found, Kept, Part, Search
 from crosscast.targets.families.sensitivity import LEVELS
 
 if TYPE_CHECKING:
@@ -154,50 +154,65 @@ class _Dynamic:
         )
         self._rounding = rounding
 
-        def gates(groups: Sequence[Collection[str]]) -> tuple[ModelProto, list[Watched]]:
+        def gates(groups: Sequence[Part]) -> tuple[ModelProto, list[Watched]]:
             found = measured(self._source, read, samples=samples, method="minmax")
             return gated_activations(self._source, groups, found, "uint8")
 
-        return Search(
-            trial=Trial(self._make(), samples),
-            quantized=self.quantized,
+        trial = Trial(self._make(), samples)
+        costs = Costs(
+            trial,
             activations=read,
             gates=gates,
             weights=lambda: (self._make(), rounding.rounded),
-            ample=LEVELS[-1],  # there are no ranges, which half of the samples could be tried with
+        )
+        return Search(
+            quantized=self.quantized,
+            room=trial.room,
+            size=size_of,
+            operators=lambda kept: sum(each not in kept.names for each in self._readers().values()),
+            candidates=costs.candidates,
+            measured=costs.measured,
+            hides=True,  # there are no ranges, which half of the samples could be tried with
+            ample=LEVELS[-1],
         ).found()
 
     def told(self, found: Found, in_float: int, delivered: int) -> dict[str, Any]:
         """The notes of what was found. in_float, delivered: bytes of the files."""
-        read = set(self._read())
-        readers = {
-            node.name: node.input[0]
-            for node in self._source.graph.node
-            if node.op_type in COMPUTING and node.input[0] in read
-        }
-        kept = found.kept.activations
-        operators = {name: tensor for name, tensor in readers.items() if tensor in kept}
-        sizes = {"float": in_float, "delivered": delivered}
-        return told(found, operators=operators, total=len(readers), sizes=sizes)
+        readers, kept = self._readers(), found.kept.names
+        return told(
+            found,
+            operators={name: tensor for name, tensor in readers.items() if tensor in kept},
+            total=len(readers),
+            weights=[name for name in onnx_weights.floats(self._source.graph) if name in kept],
+            sizes={"float": in_float, "delivered": delivered},
+        )
 
     def quantized(self, kept: Kept, every: bool) -> ModelProto:  # noqa: ARG002
         """The model in int8; it has no ranges that samples could be left out of."""
         model = onnx_weights.copied(self._source)
         if kept.corrected and self._rounding is not None:
-            self._rounding.correct(model, kept.weights)
-        in_float = kept.activations | kept.weights
-        spared = {node.name for node in model.graph.node if not in_float.isdisjoint(node.input)}
+            self._rounding.correct(model, kept.names)
+        spared = {node.name for node in model.graph.node if not kept.names.isdisjoint(node.input)}
         result = _computed(model, self._excluded | self._narrowing | spared, self._chosen)
         onnx_weights.to_int8(
             result,
             wanted=self._wanted,
             per_channel=self._chosen.per_channel,
-            spared=kept.weights,
+            spared=kept.names,
         )
         return result
 
     def _wanted(self, node: NodeProto) -> bool:
         return node.name not in self._excluded
+
+    def _readers(self) -> dict[str, str]:
+        """The nodes that compute in int8, and what they read."""
+        read = set(self._read())
+        return {
+            node.name: node.input[0]
+            for node in self._source.graph.node
+            if node.op_type in COMPUTING and node.input[0] in read
+        }
 
     def _read(self) -> list[str]:
         """What is rounded as it comes."""

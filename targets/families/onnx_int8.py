@@ -31,17 +31,17 @@ from crosscast.targets.families.onnx_bias import Rounding
 from crosscast.targets.families.onnx_calibrate import Measured, Samples, measured, sample_reader
 from crosscast.targets.families.onnx_pairs import COMPUTING, PRODUCTS
 from crosscast.targets.families.onnx_sensitivity import (
-    Found,
-    Kept,
-    Search,
+    Costs,
     Trial,
     bytes_of,
     gated_activations,
+    size_of,
     told,
 )
 from crosscast.targets.families.onnx_stored import refuse_quantized, shipped_as_it_is, with_floats
 from crosscast.targets.families.onnx_upgrade import upgraded
 from crosscast.targets.families.repair import RepairOptions
+from crosscast.targets.families.search import Found, Kept, Search
 from crosscast.targets.families.sensitivity import half, limits_of
 
 if TYPE_CHECKING:
@@ -212,28 +212,42 @@ class _Static:
     def searched(self, limits: Tolerance) -> tuple[ModelProto, Found]:
         """The model within those limits, and what it keeps in float for it."""
         nodes = self.bearing(Kept())
-        return Search(
-            trial=Trial(self._make(), self._samples, limits),
-            quantized=self.quantized,
+        trial = Trial(self._make(), self._samples, limits)
+        costs = Costs(
+            trial,
             activations=pairs.activations(self.typed, nodes),
-            fragile=pairs.fragile(self.typed, nodes, self.found),
-            gates=lambda groups: gated_activations(
-                self._exact(), groups, self.found, self._chosen.activation
+            gates=lambda parts: gated_activations(
+                self._exact(), parts, self.found, self._chosen.activation
             ),
             weights=lambda: (self._make(), self.rounding.rounded),
+        )
+        return Search(
+            quantized=self.quantized,
+            room=trial.room,
+            size=size_of,
+            operators=lambda kept: len(self.bearing(kept)),
+            candidates=costs.candidates,
+            measured=costs.measured,
+            hides=trial.hides,
+            fragile=pairs.fragile(self.typed, nodes, self.found),
         ).found()
 
     def told(self, found: Found, in_float: int, delivered: int) -> dict[str, Any]:
         """The notes of what was found. in_float, delivered: bytes of the files."""
-        every = self.bearing(Kept())
-        lost = every - self.bearing(Kept(activations=found.kept.activations))
+        every, names = self.bearing(Kept()), found.kept.names
+        lost = every - self.bearing(found.kept)
         operators = {
-            node.name: next(name for name in pairs.touched(node) if name in found.kept.activations)
+            node.name: next(name for name in pairs.touched(node) if name in names)
             for node in self.typed.graph.node
             if node.name in lost
         }
-        sizes = {"float": in_float, "delivered": delivered}
-        return told(found, operators=operators, total=len(every), sizes=sizes)
+        return told(
+            found,
+            operators=operators,
+            total=len(every),
+            weights=[name for name in onnx_weights.floats(self.typed.graph) if name in names],
+            sizes={"float": in_float, "delivered": delivered},
+        )
 
     def _exact(self) -> ModelProto:
         """`typed` with its weights as they were."""
@@ -243,13 +257,13 @@ class _Static:
 
     def bearing(self, kept: Kept) -> set[str]:
         """The names of the nodes whose activations are int8 where so much stays in float."""
-        left = {name: one for name, one in self.found.items() if name not in kept.activations}
+        left = {name: one for name, one in self.found.items() if name not in kept.names}
         return {
             node.name
             for node in self.typed.graph.node
             if node.name in self._nodes
             and pairs.bears(node, left, self._floats)
-            and kept.weights.isdisjoint(node.input)
+            and kept.names.isdisjoint(node.input)
         }
 
     def quantized(self, kept: Kept, every: bool) -> ModelProto:
@@ -257,11 +271,11 @@ class _Static:
         chosen, nodes = self._chosen, self.bearing(kept)
         model = onnx_weights.copied(self.typed)
         if kept.corrected:
-            self.rounding.correct(model, kept.weights)
+            self.rounding.correct(model, kept.names)
         ranges = self.found if every else self._narrower
         result = pairs.with_pairs(model, nodes, ranges, chosen) if nodes else model
         onnx_weights.to_int8(
-            result, wanted=self._wanted, per_channel=chosen.per_channel, spared=kept.weights
+            result, wanted=self._wanted, per_channel=chosen.per_channel, spared=kept.names
         )
         pairs.without_copies(result)
         del result.graph.value_info[:]

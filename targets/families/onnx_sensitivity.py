@@ -13,7 +13,8 @@ from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families import onnx_weights, repair, sensitivity
 from crosscast.targets.families.onnx import MODEL, save
 from crosscast.targets.families.onnx_calibrate import Measured, Samples, refused
-from crosscast.targets.families.sensitivity import LEVELS, Room, Squash, Standard, union
+from crosscast.targets.families.search import Candidates, Found, Kept, Part
+from crosscast.targets.families.sensitivity import Room, Squash, Standard
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,25 +45,39 @@ def watched(model: ModelProto) -> list[Watched]:
     """The outputs, and what a softmax or sigmoid before them reads, in an order that quantization
     does not change.
     """
-    makers = {name: node for node in model.graph.node for name in node.output}
     found = [Watched(value.name) for value in model.graph.output]
-    for value in model.graph.output:
-        node = makers.get(value.name)
-        while node is not None and node.op_type in MOVING:
-            node = makers.get(node.input[0])
-        if node is not None and node.op_type in SQUASHING:
-            axis = int(onnx_weights.attribute(node, "axis", -1))
-            found.append(Watched(node.input[0], SQUASHING[node.op_type], axis))
+    for node in _squashing(model, MOVING):
+        axis = int(onnx_weights.attribute(node, "axis", -1))
+        found.append(Watched(node.input[0], SQUASHING[node.op_type], axis))
     return found
 
 
+def hides(model: ModelProto) -> bool:
+    """Whether answers hide what int8 costs: a softmax's or sigmoid's, or means of them."""
+    return any(_squashing(model, (*MOVING, "ReduceMean")))
+
+
+def _squashing(model: ModelProto, through: Collection[str]) -> Iterator[NodeProto]:
+    """Each softmax or sigmoid whose answer is an output, be it passed through some operators."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for value in model.graph.output:
+        node = makers.get(value.name)
+        while node is not None and node.op_type in through:
+            node = makers.get(node.input[0])
+        if node is not None and node.op_type in SQUASHING:
+            yield node
+
+
 class Trial:
-    """A float model's answers to some calibration samples, to hold others against."""
+    """A float model's answers to some calibration samples, to hold others against.
+
+    hides: whether answers hide what int8 costs.
+    """
 
     def __init__(
         self, model: ModelProto, samples: Samples, limits: Tolerance | None = None
     ) -> None:
-        self._samples = samples
+        self._samples, self.hides = samples, hides(model)
         places = sensitivity.spread(sum(1 for _ in samples()))
         tensors = watched(model)
         wanted = sensitivity.held(_answers(model, tensors, self._taken(places)))
@@ -245,36 +260,19 @@ def _insert_after(
     onnx_weights.replace_nodes(graph, ordered)
 
 
-class Kept(NamedTuple):
-    """What stays in float: tensors that nodes read and write, and weights. corrected: whether
-    biases take back what the others' rounding adds.
-    """
-
-    corrected: bool = False
-    activations: frozenset[str] = frozenset()
-    weights: frozenset[str] = frozenset()
-
-
-class Found(NamedTuple):
-    """What a search has chosen, and by what.
-
-    rooms: of the model that is all in int8, and of the chosen one. size: bytes of the former.
-    alone: the room that is left where a tensor alone is in int8, for those that stay in float.
-    """
-
-    kept: Kept
-    rooms: tuple[Room, Room]
-    size: int
-    alone: Mapping[str, Room]
-
-
 def told(
-    found: Found, *, operators: Mapping[str, str], total: int, sizes: Mapping[str, int]
+    found: Found,
+    *,
+    operators: Mapping[str, str],
+    total: int,
+    weights: Collection[str],
+    sizes: Mapping[str, int],
 ) -> dict[str, Any]:
     """The notes that say what stayed in float; none where nothing was done.
 
-    operators: the nodes that are not in int8 by it, of a total, and the tensor that each touches.
-    sizes: bytes of the files in float and as delivered.
+    operators: the nodes that are not in int8 by it, of a total, and the tensor or weight that each
+    touches. weights: those of what is kept that are weights. sizes: bytes of the files in float and
+    as delivered.
     """
     if found.kept == Kept():
         return {}
@@ -282,141 +280,53 @@ def told(
     return repair.told(
         operators={name: whys[tensor] for name, tensor in operators.items()},
         total=total,
-        weights={name: whys[name] for name in sorted(found.kept.weights)},
+        weights={name: whys[name] for name in weights},
         rooms=found.rooms,
         sizes={"float": sizes["float"], "int8": found.size, "delivered": sizes["delivered"]},
+        trials=found.trials,
         **({"biases": "corrected"} if found.kept.corrected else {}),
     )
 
 
-FLOAT_SHARE = 0.12
-"""Of the weights' elements, the most that may stay in float: with a fifth of them, floats would
-hold half of the bytes, and biases are floats already."""
+class Costs:
+    """What the tensors and weights of a model cost in int8, and so which may stay in float.
 
-
-class Search:
-    """Finds the least that has to stay in float for a quantized model to keep its answers.
-
-    quantized: makes the model that keeps so much, with ranges from all samples or from half of
-    them. activations: the tensors that are int8 otherwise, in order; fragile: those of them that
-    are expected to lose much, costliest first; gates: makes the gated model of groups of them, and
-    says what to watch in it. weights: gives the float model and what int8 makes of its weights;
-    called only where activations alone do not do.
+    gates: makes the gated model of parts of the activations, and says what to watch in it. weights:
+    gives the float model and what int8 makes of its weights; called only where they are asked for.
     """
 
     def __init__(
         self,
-        *,
         trial: Trial,
-        quantized: Callable[[Kept, bool], ModelProto],
+        *,
         activations: Sequence[str],
-        gates: Callable[[Sequence[Collection[str]]], tuple[ModelProto, list[Watched]]],
+        gates: Callable[[Sequence[Part]], tuple[ModelProto, list[Watched]]],
         weights: Callable[[], tuple[ModelProto, Mapping[str, NDArray[Any]]]],
-        fragile: Sequence[str] = (),
-        ample: float = LEVELS[0],
     ) -> None:
-        self._trial, self._quantized, self._activations = trial, quantized, activations
-        self._gates, self._weights, self._ample = gates, weights, ample
-        self._fragile = fragile
-        self._rooms: dict[Kept, Room] = {}
-        self._alone: dict[str, Room] = {}
-        self._last: tuple[Kept, ModelProto] | None = None
+        self._trial, self._activations = trial, activations
+        self._gates, self._weights = gates, weights
 
-    def found(self) -> tuple[ModelProto, Found]:
-        """The model and what it keeps in float: nothing where it has room as it is, and as much as
-        may be where nothing helps.
-        """
-        before = self._room(Kept())
-        size = size_of(self._model(Kept()))
-        kept = self._chosen(before)
-        rooms = before, self._room(kept)
-        model = self._model(kept) if kept == Kept() else None
-        self._last = None  # which frees it first
-        return model or self._quantized(kept, True), Found(kept, rooms, size, self._alone)
+    def candidates(self) -> Candidates:
+        """Tensors, and weights with their shares."""
+        _, rounded = self._weights()
+        total = sum(values.size for values in rounded.values())
+        shares = {name: values.size / total for name, values in rounded.items()}
+        return Candidates((self._activations, list(rounded)), shares)
 
-    def _chosen(self, before: Room) -> Kept:
-        # What is fragile has room on these samples only by chance, unless it is ample.
-        if before.reaches(LEVELS[-1] if self._fragile else self._ample):
-            return Kept()
-        room, fragile = before, frozenset(self._fragile)
-        if fragile:
-            self._measure([(name,) for name in self._fragile], before.hardest())
-            room = self._room(Kept(activations=fragile))
-            if room.reaches(self._ample):
-                return self._fewest_fragile(room.level)
-        corrected = Kept(True, fragile)
-        if room.reaches(LEVELS[0]) and self._room(corrected).reaches(self._ample):
-            return corrected
-        return self._least(room.hardest())
+    def measured(self, parts: Sequence[Part], hardest: Sequence[int]) -> list[Room]:
+        """The room that each part leaves where it alone is in int8, on the samples at `hardest`."""
+        activations = set(self._activations)
+        computed = [part for part in parts if part[0] in activations]
+        stored = [part for part in parts if part[0] not in activations]
+        found: dict[Part, Room] = {}
+        for some, gated in ((computed, self._gates), (stored, self._exchanged)):
+            if some:
+                found |= zip(some, self._trial.rooms(*gated(some), len(some), hardest), strict=True)
+        return [found[part] for part in parts]
 
-    def _fewest_fragile(self, level: float) -> Kept:
-        names = sensitivity.needed(
-            self._fragile, lambda some: self._room(Kept(activations=some)).reaches(level)
-        )
-        return Kept(activations=frozenset(names))
-
-    def _least(self, hardest: Sequence[int]) -> Kept:
-        every, weights = frozenset(self._activations), frozenset[str]()
-        level = self._room(Kept(True, every)).level
-        if level < LEVELS[-1]:
-            weights = self._float_weights(every, hardest)
-            level = self._room(Kept(True, every, weights)).level
-        if level == -math.inf:
-            self._measure(sensitivity.parts(self._activations), hardest)
-            return Kept(True, every, weights)
-        if self._room(Kept(True, weights=weights)).reaches(level):
-            return Kept(True, weights=weights)
-        kept = sensitivity.least(
-            self._activations,
-            level=level,
-            measured=lambda groups: self._measure(groups, hardest),
-            room=lambda some: self._room(Kept(True, some, weights)),
-        )
-        return Kept(True, frozenset(kept), weights)
-
-    def _measure(self, groups: Sequence[tuple[str, ...]], hardest: Sequence[int]) -> list[Room]:
-        """The room that each group of tensors leaves where it alone is in int8."""
-        if not groups:
-            return []
-        rooms = self._trial.rooms(*self._gates(groups), len(groups), hardest)
-        self._alone |= {
-            name: room for group, room in zip(groups, rooms, strict=True) for name in group
-        }
-        return rooms
-
-    def _float_weights(self, every: frozenset[str], hardest: Sequence[int]) -> frozenset[str]:
+    def _exchanged(self, parts: Sequence[Part]) -> tuple[ModelProto, list[Watched]]:
         exact, rounded = self._weights()
-        sizes = {name: values.size for name, values in rounded.items()}
-        most = int(sum(sizes.values()) * FLOAT_SHARE)
-        groups = sensitivity.parts([name for name in sizes if sizes[name] <= most])
-        if not groups:
-            return frozenset()
-        gated = gated_weights(exact, groups, rounded)
-        rooms = self._trial.rooms(*gated, len(groups), hardest)
-        alone = dict(zip(groups, rooms, strict=True))
-        self._alone |= {name: room for group, room in alone.items() for name in group}
-        order = _within(sensitivity.ranked(alone), sizes, most)
-        level = self._room(Kept(True, every, union(order))).level
-        if level == -math.inf:
-            return union(order)
-        if level <= self._room(Kept(True, every)).level:
-            return frozenset()
-        count = sensitivity.fewest(
-            len(order),
-            lambda size: self._room(Kept(True, every, union(order[:size]))).reaches(level),
-        )
-        return union(order[:count])
-
-    def _room(self, kept: Kept) -> Room:
-        if kept not in self._rooms:
-            self._rooms[kept] = self._trial.room(self._model(kept))
-        return self._rooms[kept]
-
-    def _model(self, kept: Kept) -> ModelProto:
-        if self._last is None or self._last[0] != kept:
-            self._last = None  # which frees it first
-            self._last = kept, self._quantized(kept, kept == Kept())
-        return self._last[1]
+        return gated_weights(exact, parts, rounded)
 
 
 def size_of(model: ModelProto) -> int:
@@ -429,16 +339,3 @@ def size_of(model: ModelProto) -> int:
 def bytes_of(tree: Path) -> int:
     """The bytes of the model's files in a tree."""
     return sum(path.stat().st_size for path in tree.iterdir() if path.name.startswith(MODEL))
-
-
-def _within(
-    groups: Sequence[tuple[str, ...]], sizes: Mapping[str, int], most: int
-) -> list[tuple[str, ...]]:
-    """Those groups, in order, that fit together into so many elements."""
-    taken, kept = 0, []
-    for group in groups:
-        size = sum(sizes[name] for name in group)
-        if taken + size <= most:
-            taken += size
-            kept.append(group)
-    return kept

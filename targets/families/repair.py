@@ -49,13 +49,15 @@ def told(
     weights: Mapping[str, str],
     rooms: tuple[Room, Room],
     sizes: Mapping[str, int],
+    trials: int,
     **how: str,
 ) -> dict[str, Any]:
     """The notes of a file that is not all in int8, or was fitted to samples.
 
     operators, weights: what stays in float, by name, and why. total: operators that int8 could
     compute. rooms: of the file that is all in int8, and of this one. sizes: bytes of the files in
-    "float", in "int8" and as "delivered". how: what else was done.
+    "float", in "int8" and as "delivered". trials: models that were made to find it. how: what else
+    was done.
     """
     before, after = (room.worst for room in rooms)
     kept = {
@@ -64,6 +66,7 @@ def told(
         "weights": dict(weights),
         "room_db": {"int8": _number(before), "delivered": _number(after)},
         "bytes": dict(sizes),
+        "trials": trials,
     }
     return {
         KEPT: {key: value for key, value in kept.items() if value},

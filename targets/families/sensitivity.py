@@ -1,9 +1,8 @@
-"""How much of a model's answers int8 may cost, and what stays in float where it costs more. Pure.
+"""How much of a model's answers int8 may cost. Pure.
 
 Quantizers hold a quantized model against the float one on calibration samples, never on those that
 parity judges by. Where a model has room to int8's limits, nothing is changed. Where it has not,
-the quantizer measures what each part costs alone, and as few of the costliest parts as are needed
-stay in float.
+`search` finds what stays in float.
 
 A softmax or sigmoid at the end hides what int8 costs: a sure answer stays sure whatever is done to
 it, and the next sample is an unsure one. So what goes into these is judged, too, by what its error
@@ -14,7 +13,7 @@ the samples that it was calibrated on, 7 dB foretold, 7 dB on others).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -32,9 +31,7 @@ MARGIN_DB = 3.0
 """What the typical sample must have more than the hardest."""
 
 LEVELS = (0.0, 3.0, 6.0)
-"""Room of the hardest sample: at the first int8's limits are kept. The highest that can be reached
-is aimed at, since other samples cost more than those of calibration (PP-OCR's and an emotion
-classifier's up to 5 dB, a voice detector's 6)."""
+"""Room of the hardest sample: none but enough, some, and ample room."""
 
 SAMPLES = 64
 """Calibration samples that a quantized model is tried on, spread over all."""
@@ -47,12 +44,6 @@ AT_ONCE = 16
 
 HARDEST = 2
 """Samples that the cost of each part is measured on: those that the whole costs most."""
-
-PARTS = 48
-"""Parts whose costs are measured; what is more are groups of neighbours. Bounds the time."""
-
-DOUBTED = 8
-"""Of what was chosen, the most that are tried to be left out again. Bounds the time."""
 
 UNSURE = 8.0
 """Magnitude of what a sigmoid reads above which its answer is sure."""
@@ -211,90 +202,3 @@ def half(samples: Iterable[Sample]) -> Iterator[Sample]:
     beyond them counts, as what comes later will.
     """
     return (sample for place, sample in enumerate(samples) if place % 2 == 0)
-
-
-def parts(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Neighbours put together, so that there are PARTS at the most."""
-    size = -(-len(names) // PARTS) or 1
-    return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
-
-
-def ranked(rooms: Mapping[tuple[str, ...], Room]) -> list[tuple[str, ...]]:
-    """The parts, costliest first; equal ones in their order."""
-    return sorted(rooms, key=lambda part: -rooms[part].cost)
-
-
-def union(groups: Iterable[Collection[str]]) -> frozenset[str]:
-    """The names of all groups."""
-    return frozenset(name for group in groups for name in group)
-
-
-def least(
-    names: Sequence[str],
-    *,
-    level: float,
-    measured: Callable[[Sequence[tuple[str, ...]]], Sequence[Room]],
-    room: Callable[[frozenset[str]], Room],
-) -> dict[str, Room]:
-    """As few of the names as are needed, costliest first, and the room that each leaves alone.
-
-    level: of LEVELS, what all of them reach. measured: the room that each of some parts leaves
-    alone. room: what is left with some names in float.
-
-    Parts are ranked by their cost, halved for the fewest that reach the level, ranked again one by
-    one where they are groups, and at last each is left out again where the others do without. The
-    level is a lower one where more than half of the parts would be needed for it. All stay in float
-    where that is so at the lowest: what is left would hardly be quicker for it, and other samples
-    may fail by it (PP-OCR's text recognition, one word in twelve).
-    """
-    found = parts(names)
-    alone = dict(zip(found, measured(found), strict=True))
-    order = ranked(alone)
-    for aim in (aim for aim in reversed(LEVELS) if aim <= level):
-        count = _enough(order, aim, room)
-        if count is not None and 2 * count <= len(order):
-            break
-    else:
-        return {name: alone[part] for part in order for name in part}
-    found = [(name,) for part in order[:count] for name in part]
-    if len(found) > len(order[:count]):
-        alone = dict(zip(found, measured(found), strict=True))
-        order = ranked(alone)
-        count = _enough(order, aim, room)
-    kept = needed([name for (name,) in order[:count]], lambda some: room(some).reaches(aim))
-    return {name: alone[name,] for name in kept}
-
-
-def _enough(
-    order: Sequence[tuple[str, ...]], aim: float, room: Callable[[frozenset[str]], Room]
-) -> int | None:
-    return fewest(len(order), lambda size: room(union(order[:size])).reaches(aim))
-
-
-def needed(names: Sequence[str], works: Callable[[frozenset[str]], bool]) -> list[str]:
-    """The names, costliest first, without those that the others work without: each of the last
-    DOUBTED is tried, the cheapest first.
-    """
-    kept = list(names)
-    for name in names[: -DOUBTED - 1 : -1]:
-        others = [each for each in kept if each != name]
-        if works(frozenset(others)):
-            kept = others
-    return kept
-
-
-def fewest(count: int, works: Callable[[int], bool]) -> int | None:
-    """The least number, 1 to `count`, that works; None where `count` does not.
-
-    All numbers above one that works are taken to work: about log2(count) are tried.
-    """
-    if count < 1 or not works(count):
-        return None
-    low, high = 0, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        if works(middle):
-            high = middle
-        else:
-            low = middle
-    return high

@@ -14,12 +14,13 @@ from typing import Any
 
 from crosscast.targets.base import KEPT, NOTES, SAID
 from crosscast.targets.families import tflite_file as files
+from crosscast.targets.families.search import Kept
 from crosscast.targets.families.sensitivity import LEVELS
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_bias import corrected
 from crosscast.targets.families.tflite_copy import shipped_as_it_is
 from crosscast.targets.families.tflite_dynamic import HYBRID, quantize_weights
-from crosscast.targets.families.tflite_sensitivity import Kept, Trial
+from crosscast.targets.families.tflite_sensitivity import Trial
 
 TOLD: Mapping[bool, dict[str, str]] = {
     False: {"biases": "corrected"},
@@ -83,7 +84,7 @@ def _chosen(content: bytes, plain: Any, samples: Path) -> tuple[Any, Kept]:
 def _made(content: bytes, kept: Kept) -> Any:
     """The objects of the file with int8 weights."""
     made = files.parse(content)
-    quantize_weights(made, unfolded=kept.operators)
+    quantize_weights(made, unfolded=kept.names)
     return made
 
 

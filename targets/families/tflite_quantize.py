@@ -1,4 +1,4 @@
-"""Smaller numbers for a TFLite file: float16 weights, static int8."""
+"""Static int8 for a TFLite file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.base import ADVICE, NOTES, Options
 from crosscast.targets.families import tflite_file as files
+from crosscast.targets.families.search import Candidates, Found, Kept, Search
 from crosscast.targets.families.sensitivity import half, limits_of
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_bias import corrected
 from crosscast.targets.families.tflite_copy import shipped_as_it_is
 from crosscast.targets.families.tflite_dynamic import quantize_weights, rounded
-from crosscast.targets.families.tflite_finish import make_names_unique, sign
 from crosscast.targets.families.tflite_integer import finish_integer, quantizable
+from crosscast.targets.families.tflite_ports import keep_floats, restore_ports
 from crosscast.targets.families.tflite_samples import calibration
-from crosscast.targets.families.tflite_sensitivity import Found, Kept, Search, Trial
+from crosscast.targets.families.tflite_sensitivity import Trial, costs, told
 
 if TYPE_CHECKING:
     from crosscast.pipeline.parity.tolerance import Tolerance
@@ -49,8 +51,6 @@ FAILS = {
 }
 """The notes of a file that is all in int8, whatever that costs."""
 
-FLOAT16_LIMIT = 65504.0
-
 
 class StaticOptions(Options):
     """How a TFLite file is quantized to static int8."""
@@ -61,32 +61,17 @@ class StaticOptions(Options):
         description="TFLite operators to quantize, in the names of ai-edge-quantizer.",
     )
 
-
-def to_float16(
-    *,
-    model: Path,
-    options: Mapping[str, Any],  # noqa: ARG001
-    samples: Path | None,  # noqa: ARG001
-    out: Path,
-) -> None:
-    """Write the file with its weights as float16; inputs, outputs and arithmetic stay float32.
-
-    Every matrix and kernel is stored in half precision behind a DEQUANTIZE, which runtimes fold
-    or compute with as the device can: recurrent layers too, which ai-edge-quantizer leaves out.
-    Vectors (biases) and values beyond float16's range stay as they are.
-    """
-    if shipped_as_it_is(model, "fp16", out):
-        return
-    made = files.read(model / FILE)
-    cast = sum(_halve(made, graph) for graph in made.subgraphs)
-    if not cast:
-        raise StageError(
-            "the model holds no weights that float16 could store",
-            fix="use tflite-fp32 for this model",
-        )
-    files.prune(made)
-    out.mkdir(parents=True, exist_ok=True)
-    files.write(made, out / FILE)
+    @field_validator("operators", mode="before")
+    @classmethod
+    def _all_would_not_run(cls, value: object) -> object:
+        if value == "all":
+            raise PydanticCustomError(
+                "value_error",
+                "TFLite cannot have all operators in int8: of LiteRT's int8 kernels some fail, as "
+                "a division by what is rounded to 0, and some abort; name operators, or leave "
+                "'quantize' out and use 'io: int8' with a network made for microcontrollers",
+            )
+        return value
 
 
 def to_int8(
@@ -125,15 +110,16 @@ def to_int8(
     else:
         made, found = work.searched(limits_of(parity or {}))
     if not io:
-        _keep_floats(made, whole)
-    _restore_ports(made, whole)
+        keep_floats(made, whole)
+    restore_ports(made, whole)
     if io:
         finish_integer(made, dtype=io)
     out.mkdir(parents=True, exist_ok=True)
     files.write(made, out / FILE)
     if found:
-        sizes = ((tree / FILE).stat().st_size for tree in (model, out))
-        notes = found.told(len(work.candidates), *sizes)
+        places = {"float": model / FILE, "delivered": out / FILE}
+        sizes = {form: path.stat().st_size for form, path in places.items()}
+        notes = told(found, total=len(work.candidates), sizes=sizes)
     if notes:
         (out / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
@@ -158,19 +144,26 @@ class _Static:
 
     def searched(self, limits: Tolerance) -> tuple[Any, Found]:
         """The objects of the file within those limits, and what it keeps in float for it."""
-        return Search(
-            trial=Trial(self._content, self._samples, limits),
-            content=self._content,
-            ranges=self.ranges,
-            quantized=self.quantized,
-            candidates=self.candidates,
+        trial = Trial(self._content, self._samples, limits)
+        content, found = Search(
+            quantized=lambda kept, every: files.packed(self.quantized(kept, every)),
+            room=trial.room,
+            size=len,
+            operators=lambda kept: len(self.candidates.keys() - kept.names),
+            candidates=lambda: Candidates((list(self.candidates),)),
+            measured=costs(
+                trial, content=self._content, ranges=self.ranges, places=self.candidates
+            ),
+            hides=trial.hides,
+            is_hybrid=True,
         ).found()
+        return files.parse(content), found
 
     def quantized(self, kept: Kept, every: bool) -> Any:
         """The objects of the file in int8, with the ranges of every sample or of half of them."""
         made = files.parse(self.with_ranges(kept, every))
         if self._operators == QUANTIZABLE:
-            quantize_weights(made, unfolded=kept.operators if kept.is_float else ())
+            quantize_weights(made, unfolded=kept.names if kept.is_float else ())
         return made
 
     def with_ranges(self, kept: Kept, every: bool) -> bytes:
@@ -179,7 +172,7 @@ class _Static:
         if not self.ranges:
             return given
         ranges = self.ranges if every else self._narrower
-        return _with_ranges(given, self._operators, ranges, in_float=kept.operators)
+        return _with_ranges(given, self._operators, ranges, in_float=kept.names)
 
     @cached_property
     def _biased(self) -> bytes:
@@ -188,28 +181,6 @@ class _Static:
     @cached_property
     def _narrower(self) -> dict[str, Any]:
         return _ranges(self._content, self._operators, self._samples, some=half)
-
-
-def _halve(made: Any, graph: Any) -> int:
-    """Store a subgraph's matrices and kernels as float16; their number."""
-    import numpy as np
-
-    editor = files.Editor(made, graph)
-    casts = []
-    for index in sorted(files.constants(made, graph)):
-        tensor = graph.tensors[index]
-        if files.numpy_name(tensor.type) != "float32" or len(files.signature_of(tensor)) < 2:
-            continue
-        values = files.data_of(made, tensor).view(np.float32)
-        if np.abs(values).max() > FLOAT16_LIMIT or index in graph.outputs:
-            continue
-        name = f"{files.text(tensor.name)}_float16"
-        shape, kind = files.signature_of(tensor), files.tensor_type("float16")
-        half = editor.tensor(name, kind, shape, values.astype(np.float16))
-        tensor.buffer = 0
-        casts.append(editor.operator("DEQUANTIZE", [half], index, version=3))
-    graph.operators[:0] = casts
-    return len(casts)
 
 
 def _has_operators(made: Any, operators: tuple[str, ...], *, required: bool) -> bool:
@@ -373,70 +344,6 @@ def _with_sums_kept(content: bytes, operators: tuple[str, ...]) -> bytes:
                 weights[...] = rounded(name, weights)
                 done.add(tensor.buffer)
     return bytes(copy)
-
-
-def _keep_floats(made: Any, whole: Any) -> None:
-    """Make inputs and outputs float32 again that the quantizer left in int8: such as an output
-    that a quantized operator reads, too.
-    """
-    graph, origin = made.subgraphs[0], whole.subgraphs[0]
-    editor = files.Editor(made, graph)
-    # Lists, since what was read from a file is not writable.
-    graph.inputs, graph.outputs = list(graph.inputs), list(graph.outputs)
-    for place, before in enumerate(origin.inputs):
-        inner = int(graph.inputs[place])
-        if _lost_float(graph.tensors[inner], origin.tensors[before]):
-            graph.inputs[place] = outer = _float_twin(editor, inner)
-            graph.operators.insert(0, editor.operator("QUANTIZE", [outer], inner))
-    for place, before in enumerate(origin.outputs):
-        inner = int(graph.outputs[place])
-        if _lost_float(graph.tensors[inner], origin.tensors[before]):
-            graph.outputs[place] = _float_output(editor, inner)
-
-
-def _lost_float(tensor: Any, before: Any) -> bool:
-    kinds = files.numpy_name(before.type), files.numpy_name(tensor.type)
-    return kinds == ("float32", "int8")
-
-
-def _float_twin(editor: files.Editor, index: int) -> int:
-    """A new float32 tensor of another's shape."""
-    tensor = editor.graph.tensors[index]
-    name = f"{files.text(tensor.name)}_float32"
-    return editor.tensor(name, files.tensor_type("float32"), files.signature_of(tensor))
-
-
-def _float_output(editor: files.Editor, index: int) -> int:
-    """What an int8 tensor was rounded from, where that is in the file; else its dequantized
-    values.
-    """
-    graph = editor.graph
-    maker: Any = next((each for each in graph.operators if index in each.outputs), None)
-    if maker is not None and files.operator_name(editor.model, maker) == "QUANTIZE":
-        source = int(maker.inputs[0])
-        is_float = graph.tensors[source].type == files.tensor_type("float32")
-        if is_float and source not in (*graph.inputs, *graph.outputs):
-            return source
-    outer = _float_twin(editor, index)
-    graph.operators.append(editor.operator("DEQUANTIZE", [index], outer, version=2))
-    return outer
-
-
-def _restore_ports(made: Any, whole: Any) -> None:
-    """Give inputs and outputs their names, dynamic dimensions and signature back, some of which the
-    quantizer forgets.
-    """
-    graph, origin = made.subgraphs[0], whole.subgraphs[0]
-    pairs = [
-        *zip(graph.inputs, origin.inputs, strict=True),
-        *zip(graph.outputs, origin.outputs, strict=True),
-    ]
-    for index, before in pairs:
-        tensor = graph.tensors[index]
-        tensor.name = origin.tensors[before].name
-        files.set_shape(tensor, files.signature_of(origin.tensors[before]))
-    make_names_unique(graph)
-    sign(made, graph)
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

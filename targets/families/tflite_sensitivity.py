@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from crosscast.pipeline.errors import StageError
 from crosscast.pipeline.signature import Arrays
 from crosscast.targets.families import repair, sensitivity
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families.sensitivity import AT_ONCE, LEVELS, Room, Squash, Standard
+from crosscast.targets.families.search import Found, Kept, Part
+from crosscast.targets.families.sensitivity import AT_ONCE, Room, Squash, Standard
 from crosscast.targets.families.tflite_finish import sign
 from crosscast.targets.families.tflite_runtime import LiteRtSession
 from crosscast.targets.families.tflite_samples import calibration
@@ -32,27 +33,41 @@ def watched(made: Any) -> list[tuple[int, Squash]]:
     """The outputs, and what a softmax or sigmoid before them reads, in an order that quantization
     does not change.
     """
+    found: list[tuple[int, Squash]] = [(int(index), "") for index in made.subgraphs[0].outputs]
+    return [*found, *_squashing(made, MOVING)]
+
+
+def hides(made: Any) -> bool:
+    """Whether answers hide what int8 costs: a softmax's or sigmoid's, or means of them."""
+    return any(_squashing(made, (*MOVING, "MEAN")))
+
+
+def _squashing(made: Any, through: Collection[str]) -> Iterator[tuple[int, Squash]]:
+    """What each softmax or sigmoid reads whose answer is an output, be it passed through some
+    operators.
+    """
     graph = made.subgraphs[0]
     makers = {int(index): each for each in graph.operators for index in each.outputs}
-    found: list[tuple[int, Squash]] = [(int(index), "") for index in graph.outputs]
     for output in graph.outputs:
         maker = makers.get(int(output))
-        while maker is not None and files.operator_name(made, maker) in MOVING:
+        while maker is not None and files.operator_name(made, maker) in through:
             maker = makers.get(int(maker.inputs[0]))
         squash = SQUASHING.get(files.operator_name(made, maker)) if maker is not None else None
         if maker is not None and squash:
-            found.append((int(maker.inputs[0]), squash))
-    return found
+            yield int(maker.inputs[0]), squash
 
 
 class Trial:
-    """A float file's answers to some calibration samples, to hold others against."""
+    """A float file's answers to some calibration samples, to hold others against.
+
+    hides: whether answers hide what int8 costs.
+    """
 
     def __init__(self, content: bytes, samples: Path, limits: Tolerance | None = None) -> None:
         self._samples = samples
         places = sensitivity.spread(sum(1 for _ in calibration(samples)))
         made = files.parse(content)
-        tensors = watched(made)
+        tensors, self.hides = watched(made), hides(made)
         taken = self._taken(places)
         wanted = sensitivity.held(answers(made, [index for index, _ in tensors], taken))
         self._places = places[: len(wanted)]
@@ -169,118 +184,39 @@ def _rounded(editor: files.Editor, index: int, ranges: Mapping[str, Any]) -> tup
     return steps, output
 
 
-class Kept(NamedTuple):
-    """The operators, by the tensors that they give, whose activations stay in float. Their weights
-    are int8 and read by kernels that round what comes as it comes; where `is_float`, they are
-    given back as floats first. corrected: whether biases take back what rounded weights add.
+def costs(
+    trial: Trial, *, content: bytes, ranges: Mapping[str, Any], places: Mapping[str, int]
+) -> Callable[[Sequence[Part], Sequence[int]], list[Room]]:
+    """Measures the room that each of some operators' groups leaves where it alone is in int8, on
+    the samples at some places.
+
+    places: of the operators in the file, by the tensors that they give.
     """
 
-    operators: frozenset[str] = frozenset()
-    is_float: bool = False
-    corrected: bool = False
+    def measured(parts: Sequence[Part], hardest: Sequence[int]) -> list[Room]:
+        some = ([places[name] for name in part] for part in parts)
+        return [trial.alone(rounding(content, each, ranges), hardest) for each in some]
+
+    return measured
 
 
-class Found(NamedTuple):
-    """What a search has chosen, and by what.
-
-    rooms: of the file that is all in int8, and of the chosen one. size: bytes of the former.
-    alone: the room that is left where an operator alone is in int8, for those that stay in float.
+def told(found: Found, *, total: int, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The notes that say what stayed in float, of a total of operators; none where nothing was
+    done. sizes: bytes of the files in float and as delivered.
     """
-
-    kept: Kept
-    rooms: tuple[Room, Room]
-    size: int
-    alone: Mapping[str, Room]
-
-    def told(self, total: int, in_float: int, delivered: int) -> dict[str, Any]:
-        """The notes that say what stayed in float, of a total of operators; none where nothing was
-        done. in_float, delivered: bytes of the files.
-        """
-        if self.kept == Kept():
-            return {}
-        arithmetic = "float" if self.kept.is_float else "dynamic"
-        return repair.told(
-            operators={
-                name: repair.cost(self.alone[name], "the operator")
-                for name in sorted(self.kept.operators)
-            },
-            total=total,
-            weights={},
-            rooms=self.rooms,
-            sizes={"float": in_float, "int8": self.size, "delivered": delivered},
-            biases="corrected",
-            **({"arithmetic": arithmetic} if self.kept.operators else {}),
-        )
-
-
-class Search:
-    """Finds the least that has to stay in float for a quantized file to keep its answers.
-
-    quantized: makes the objects of the file that keeps so much, with ranges from all samples or
-    from half of them. candidates: the places of the operators that may be kept, by the tensor that
-    each gives.
-    """
-
-    def __init__(
-        self,
-        *,
-        trial: Trial,
-        content: bytes,
-        ranges: Mapping[str, Any],
-        quantized: Callable[[Kept, bool], Any],
-        candidates: Mapping[str, int],
-    ) -> None:
-        self._trial, self._content, self._ranges = trial, content, ranges
-        self._quantized, self._candidates = quantized, candidates
-        self._rooms: dict[Kept, Room] = {}
-        self._alone: dict[str, Room] = {}
-        self._last: tuple[Kept, bytes] | None = None
-
-    def found(self) -> tuple[Any, Found]:
-        """The file's objects, and what it keeps in float."""
-        before = self._room(Kept())
-        size = len(self._file(Kept()))
-        if before.reaches(LEVELS[0]):
-            return files.parse(self._file(Kept())), Found(Kept(), (before, before), size, {})
-        kept = self._least(before.hardest())
-        return self._quantized(kept, True), Found(
-            kept, (before, self._room(kept)), size, self._alone
-        )
-
-    def _least(self, hardest: Sequence[int]) -> Kept:
-        every = frozenset(self._candidates)
-        rounded, exact = (self._room(Kept(every, choice, True)).level for choice in (False, True))
-        is_float = rounded < min(exact, LEVELS[1])
-        level = exact if is_float else rounded
-        if level == -math.inf:
-            self._measure(sensitivity.parts(list(self._candidates)), hardest)
-            return Kept(every, True, True)
-        if self._room(Kept(corrected=True)).reaches(level):
-            return Kept(corrected=True)
-        kept = sensitivity.least(
-            list(self._candidates),
-            level=level,
-            measured=lambda groups: self._measure(groups, hardest),
-            room=lambda some: self._room(Kept(some, is_float, True)),
-        )
-        return Kept(frozenset(kept), is_float, True)
-
-    def _measure(self, groups: Sequence[tuple[str, ...]], hardest: Sequence[int]) -> list[Room]:
-        """The room that each group of operators leaves where it alone is in int8."""
-        rooms = []
-        for group in groups:
-            places = [self._candidates[name] for name in group]
-            made = rounding(self._content, places, self._ranges)
-            rooms.append(self._trial.alone(made, hardest))
-            self._alone |= dict.fromkeys(group, rooms[-1])
-        return rooms
-
-    def _room(self, kept: Kept) -> Room:
-        if kept not in self._rooms:
-            self._rooms[kept] = self._trial.room(self._file(kept))
-        return self._rooms[kept]
-
-    def _file(self, kept: Kept) -> bytes:
-        if self._last is None or self._last[0] != kept:
-            self._last = kept, files.packed(self._quantized(kept, kept == Kept()))
-        return self._last[1]
+    kept = found.kept
+    if kept == Kept():
+        return {}
+    arithmetic = "float" if kept.is_float else "dynamic"
+    return repair.told(
+        operators={
+            name: repair.cost(found.alone[name], "the operator") for name in sorted(kept.names)
+        },
+        total=total,
+        weights={},
+        rooms=found.rooms,
+        sizes={"float": sizes["float"], "int8": found.size, "delivered": sizes["delivered"]},
+        trials=found.trials,
+        biases="corrected",
+        **({"arithmetic": arithmetic} if kept.names else {}),
+    )

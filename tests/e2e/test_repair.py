@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from cli import CONFIG as EXAMPLE
 from cli import crosscast
 
 pytestmark = pytest.mark.e2e
@@ -115,3 +117,50 @@ def test_left_as_it_is_the_gate_refuses_it(folder: Path, cache: Path) -> None:
         assert found
         assert np.isfinite(float(found[1]))
     assert "on_mismatch: keep-float" in done.stdout
+
+
+def every_operator(folder: Path, name: str, **given: Any) -> dict[str, Any]:
+    """A config of a model of the examples or the benchmarks with every operator in int8."""
+    if name == "efficientnet-lite0":
+        (folder / "zoo").symlink_to(EXAMPLE.parent / "zoo")
+        config = yaml.safe_load(EXAMPLE.read_text())
+        return config | {"targets": {"onnx-int8": given}}
+    return {
+        "model": name,
+        "version": "1.0.0",
+        "source": {"torch": f"{EXAMPLE.parents[1]}/benchmarks/architectures.py:{name}"},
+        "inputs": {"pixel_values": {"shape": [1, 3, 64, 64], "dtype": "float32", "range": [0, 1]}},
+        "samples": {"calibration": "synthetic"},
+        "targets": {"onnx-int8": given},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize", "most"),
+    [("efficientnet-lite0", {"per_channel": False}, 25), ("vit", {}, 16)],
+)
+def test_full_int8_fails_and_is_repaired_by_few_operators(
+    tmp_path: Path, cache: Path, name: str, quantize: dict[str, Any], most: int
+) -> None:
+    """A scale for a whole weight is too coarse for EfficientNet-Lite0; int8 sums and normalisations
+    for a transformer. most: of 93 and 78 operators, half as many again as were measured.
+    """
+    options = {"quantize": {"operators": "all", **quantize}}
+    ends = {"fail": 4, "keep-float": 0}
+    for on_mismatch, code in ends.items():
+        place = tmp_path / on_mismatch
+        place.mkdir()
+        config = every_operator(place, name, **options, on_mismatch=on_mismatch)
+        (place / "c.yaml").write_text(yaml.safe_dump(config))
+        done = crosscast("build", place / "c.yaml", "-o", place / "out", cache=cache)
+        assert done.returncode == code, done.stdout + done.stderr
+        if code:
+            assert re.search(
+                r"onnx-int8 +failed: .*snr_db is -?[\d.]+, the limit is 17", done.stdout
+            )
+    artifact = tmp_path / f"keep-float/out/{name}/1.0.0/onnx-int8"
+    kept = json.loads((artifact / "manifest.json").read_text())["precision"]["kept_in_float"]
+    assert 0 < len(kept["operators"]) <= most
+    assert kept["room_db"]["int8"] < 0 <= kept["room_db"]["delivered"]
+    assert kept["bytes"]["delivered"] < kept["bytes"]["float"] / 2
+    assert kept["trials"] <= 40

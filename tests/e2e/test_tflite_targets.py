@@ -29,7 +29,13 @@ from torch import nn
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets import tflite_int8, tflite_int8_dynamic
-from crosscast.targets.families import tflite_dynamic, tflite_file, tflite_hybrid, tflite_quantize
+from crosscast.targets.families import (
+    tflite_dynamic,
+    tflite_file,
+    tflite_hybrid,
+    tflite_ports,
+    tflite_quantize,
+)
 
 pytestmark = [
     pytest.mark.e2e,
@@ -202,8 +208,8 @@ def relu(dtype: str) -> Any:
 
 def test_int8_ports_of_a_float_model_become_float(tmp_path: Path) -> None:
     whole, made = relu("float32"), relu("int8")
-    tflite_quantize._keep_floats(made, whole)
-    tflite_quantize._restore_ports(made, whole)
+    tflite_ports.keep_floats(made, whole)
+    tflite_ports.restore_ports(made, whole)
     tflite_file.write(made, tmp_path / "model.tflite")
     session = tflite_int8.open(artifact=tmp_path)
     for tensor, name in zip((*session.inputs, *session.outputs), "xy", strict=True):

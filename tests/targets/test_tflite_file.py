@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from crosscast.pipeline.errors import StageError
 from crosscast.targets.families import tflite_file as files
-from crosscast.targets.families import tflite_quantize as quantize
+from crosscast.targets.families import tflite_float16, tflite_quantize
 from crosscast.targets.families import tflite_runtime as runtime
 from crosscast.targets.families.tflite import FILE
 from crosscast.targets.families.tflite_finish import finish
@@ -166,7 +166,7 @@ def test_equal_models_are_equal_files_with_aligned_weights(tmp_path: Path) -> No
 def test_float16_is_stored_where_it_fits(tmp_path: Path) -> None:
     made = network()
     session = finished(tmp_path / "t", made)
-    quantize.to_float16(model=tmp_path / "t", options={}, samples=None, out=tmp_path / "h")
+    tflite_float16.to_float16(model=tmp_path / "t", options={}, samples=None, out=tmp_path / "h")
     audit = runtime.precision(artifact=tmp_path / "h")
     assert (audit.delivered, audit.weights) == ("fp16", {"float16": 48})
     array = np.random.default_rng(0).random((2, 4), np.float32)
@@ -181,7 +181,7 @@ def test_values_beyond_float16_stay(tmp_path: Path) -> None:
     buffer.data = np.frombuffer(large, np.uint8)
     finished(tmp_path, made)
     with pytest.raises(StageError, match="no weights that float16 could store"):
-        quantize.to_float16(model=tmp_path, options={}, samples=None, out=tmp_path / "h")
+        tflite_float16.to_float16(model=tmp_path, options={}, samples=None, out=tmp_path / "h")
 
 
 def test_the_audit_goes_by_the_weights_of_arithmetic(tmp_path: Path) -> None:
@@ -192,11 +192,11 @@ def test_the_audit_goes_by_the_weights_of_arithmetic(tmp_path: Path) -> None:
 
 def test_int8_without_samples_or_operators_is_refused(tmp_path: Path) -> None:
     finished(tmp_path, network())
-    options = quantize.StaticOptions().model_dump()
+    options = tflite_quantize.StaticOptions().model_dump()
     with pytest.raises(StageError, match="calibration samples"):
-        quantize.to_int8(model=tmp_path, options=options, samples=None, out=tmp_path / "q")
+        tflite_quantize.to_int8(model=tmp_path, options=options, samples=None, out=tmp_path / "q")
     with pytest.raises(StageError, match="none of CONV_2D among FULLY_CONNECTED, RESHAPE"):
-        quantize.to_int8(
+        tflite_quantize.to_int8(
             model=tmp_path, options={"operators": ["CONV_2D"]}, samples=tmp_path, out=tmp_path / "q"
         )
 
@@ -227,3 +227,8 @@ def test_a_result_is_no_constant(tmp_path: Path) -> None:
     made = files.read(tmp_path / FILE)
     computed = {index for operator in made.subgraphs[0].operators for index in operator.outputs}
     assert all(files.data_of(made, made.subgraphs[0].tensors[index]) is None for index in computed)
+
+
+def test_all_operators_are_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match="of LiteRT's int8 kernels some fail"):
+        tflite_quantize.StaticOptions(operators="all")  # type: ignore[arg-type]

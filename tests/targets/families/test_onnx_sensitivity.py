@@ -16,13 +16,15 @@ from crosscast.targets.families.onnx_bias import means
 from crosscast.targets.families.onnx_calibrate import Measured
 from crosscast.targets.families.onnx_sensitivity import (
     GATE,
-    Kept,
-    Search,
+    Costs,
     Trial,
     gated_activations,
     gated_weights,
+    hides,
+    size_of,
     watched,
 )
+from crosscast.targets.families.search import Kept, Search
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -81,6 +83,17 @@ def test_what_a_softmax_reads_is_watched_behind_a_reshape() -> None:
     ]
 
 
+def test_answers_hide_what_is_lost_behind_a_softmax_or_a_mean_of_them() -> None:
+    model = classifier()
+    assert hides(model)
+    model.graph.node[-1].op_type = "ReduceMean"
+    assert hides(model)
+    assert len(watched(model)) == 1  # whose input is not judged by where a softmax is steepest
+    del model.graph.node[-2:]
+    model.graph.output[0].name = "l"
+    assert not hides(model)
+
+
 def test_gates_round_what_they_are_open_for() -> None:
     model, found = classifier(), {"x": Measured(-4.0, 4.0, 1.0), "r": Measured(0.0, 30.0, 9.0)}
     gated, tensors = gated_activations(model, [("x",), ("r",)], found, "uint8")
@@ -119,38 +132,48 @@ def test_only_what_harms_stays_in_float(harmful: str) -> None:
 
     def quantized(kept: Kept, every: bool) -> Any:
         tried.append(kept)
-        return model if harmful in kept.activations else scaled(3.0)
+        return model if harmful in kept.names else scaled(3.0)
 
     ranges = {name: Measured(-9.0, 9.0, 1.0) for name in "xr"}
     ranges[harmful] = Measured(-900.0, 900.0, 1.0)
-    search = Search(
-        trial=Trial(model, lambda: iter(rows())),
-        quantized=quantized,
+    trial = Trial(model, lambda: iter(rows()))
+    costs = Costs(
+        trial,
         activations=["x", "r"],
         gates=lambda groups: gated_activations(model, groups, ranges, "uint8"),
-        weights=lambda: pytest.fail("activations do"),
+        weights=lambda: (model, {}),
+    )
+    search = Search(
+        quantized=quantized,
+        room=trial.room,
+        size=size_of,
+        operators=lambda kept: 2 - len(kept.names),
+        candidates=costs.candidates,
+        measured=costs.measured,
+        hides=trial.hides,
     )
     result, found = search.found()
     assert result is model
-    assert found.kept == Kept(True, frozenset({harmful}))
-    assert found.alone[harmful].worst < min(
-        room.worst for name, room in found.alone.items() if name != harmful
-    )
+    assert found.kept == Kept(frozenset({harmful}), corrected=True)
     assert found.rooms[0].worst < 0 < found.rooms[1].worst
     assert tried[0] == Kept()
 
 
-def test_what_has_room_is_left_alone() -> None:
+def test_weights_are_measured_beside_activations() -> None:
     model = classifier()
-    search = Search(
-        trial=Trial(model, lambda: iter(rows())),
-        quantized=lambda kept, every: model,
-        activations=["x"],
-        gates=lambda _: pytest.fail("nothing has to be ranked"),
-        weights=lambda: pytest.fail("nothing has to be ranked"),
+    found = {"x": Measured(-4.0, 4.0, 1.0), "r": Measured(-900.0, 900.0, 1.0)}
+    trial = Trial(model, lambda: iter(rows()))
+    costs = Costs(
+        trial,
+        activations=["x", "r"],
+        gates=lambda groups: gated_activations(model, groups, found, "uint8"),
+        weights=lambda: (model, {"a": np.zeros((16, 16), np.float32)}),
     )
-    result, found = search.found()
-    assert (result, found.kept, found.alone) == (model, Kept(), {})
+    assert costs.candidates().shares == {"a": 1.0}
+    order = [("a",), ("x",), ("r",)]
+    weight, fine, coarse = costs.measured(order, [0, 1])
+    assert max(weight.worst, coarse.worst) < fine.worst
+    assert costs.measured(order[::-1], [0, 1]) == [coarse, fine, weight]
 
 
 def place(tmp_path: Path, model: Any, samples: list[dict[str, Any]]) -> tuple[Path, Path]:

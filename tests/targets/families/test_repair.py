@@ -16,7 +16,13 @@ SIZES = {"float": 4_000_000, "int8": 1_000_000, "delivered": 1_250_000}
 
 def told(**given: Any) -> dict[str, Any]:
     rooms = Room([-3.21, 9.0]), Room([2.04, 9.0])
-    options: dict[str, Any] = {"operators": {}, "weights": {}, "total": 9, "sizes": SIZES}
+    options: dict[str, Any] = {
+        "operators": {},
+        "weights": {},
+        "total": 9,
+        "sizes": SIZES,
+        "trials": 7,
+    }
     return repair.told(**(options | given), rooms=rooms)
 
 
@@ -30,6 +36,7 @@ def test_operators_are_named_with_their_costs_and_the_sizes() -> None:
         ),
         "room_db": {"int8": -3.2, "delivered": 2.0},
         "bytes": SIZES,
+        "trials": 7,
     }
     assert notes[SAID] == (
         "biases fitted to samples, 4 of 9 operators in float (a, b, c, 1 more): the worst "

@@ -1,9 +1,8 @@
-"""How room is judged, and how what stays in float is chosen."""
+"""How room is judged."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,85 +55,6 @@ def test_levels_ask_more_of_the_typical_sample() -> None:
     assert Room([4.0, -2.0, 9.0]).hardest() == [0, 1]
     assert Room([0.0, 0.0]).cost == 2 * Room([0.0]).cost
     assert Room([math.inf]).cost < Room([90.0]).cost
-
-
-def test_parts_are_neighbours_and_few() -> None:
-    assert sensitivity.parts(["a", "b"]) == [("a",), ("b",)]
-    names = [str(number) for number in range(1000)]
-    found = sensitivity.parts(names)
-    assert len(found) <= sensitivity.PARTS
-    assert [name for part in found for name in part] == names
-    assert sensitivity.parts([]) == []
-
-
-@pytest.mark.parametrize("needed", [1, 2, 7, 20, 40])
-def test_the_fewest_are_found_by_few_trials(needed: int) -> None:
-    tried: list[int] = []
-
-    def works(size: int) -> bool:
-        tried.append(size)
-        return size >= needed
-
-    assert sensitivity.fewest(40, works) == needed
-    assert len(tried) <= 7
-    assert sensitivity.fewest(needed - 1, works) is None
-
-
-def chosen(
-    names: list[str], costs: dict[str, float], needed: dict[float, set[str]]
-) -> tuple[list[str], int]:
-    """What is chosen where each level needs some names in float, and how often that was tried.
-
-    costs: of each name in int8 alone; what is more costs more room.
-    """
-    tried: list[frozenset[str]] = []
-
-    def room(some: frozenset[str]) -> Room:
-        tried.append(some)
-        reached = [level for level, wanted in needed.items() if wanted <= some]
-        return Room([max(reached, default=-9.0), 99.0, 99.0])
-
-    def measured(parts: Sequence[tuple[str, ...]]) -> list[Room]:
-        return [Room([-sum(costs.get(name, 0.0) for name in part)]) for part in parts]
-
-    found = sensitivity.least(names, level=max(needed), measured=measured, room=room)
-    return list(found), len(set(tried))
-
-
-def test_the_fewest_stay_in_float() -> None:
-    names = list("abcdefgh")
-    costs = {"c": 9.0, "f": 5.0}
-    assert chosen(names, costs, {6.0: {"c"}})[0] == ["c"]
-    assert chosen(names, costs, {6.0: {"c", "f"}})[0] == ["c", "f"]
-
-
-def test_what_others_do_without_is_left_out_again() -> None:
-    """The ranking takes each alone: here `c` costs most, but is mended by `f`."""
-    assert chosen(list("abcdefgh"), {"c": 9.0, "f": 5.0}, {0.0: {"f"}})[0] == ["f"]
-
-
-def test_groups_are_taken_apart() -> None:
-    names = [f"n{number}" for number in range(1000)]
-    costs = {"n100": 30.0, "n777": 20.0}
-    found, trials = chosen(names, costs, {0.0: {"n100", "n777"}})
-    assert found == ["n100", "n777"]
-    assert trials < 30
-
-
-def test_less_room_is_aimed_at_where_more_needs_more_than_half() -> None:
-    names, costs = list("abcdefgh"), {name: 9.0 - at for at, name in enumerate("abcdefgh")}
-    assert chosen(names, costs, {6.0: set("abcde"), 0.0: {"a"}})[0] == ["a"]
-
-
-def test_where_most_is_needed_all_stays_in_float() -> None:
-    names = list("abcdefgh")
-    assert set(chosen(names, {}, {0.0: set("abcde")})[0]) == set(names)
-    assert set(chosen(names, {}, {0.0: {"none of these"}})[0]) == set(names)
-
-
-def test_the_costliest_come_first_and_equal_ones_in_order() -> None:
-    rooms = {("a",): Room([3.0]), ("b",): Room([-5.0]), ("c",): Room([3.0])}
-    assert sensitivity.ranked(rooms) == [("b",), ("a",), ("c",)]
 
 
 def test_a_targets_own_limits_are_aimed_at() -> None:

@@ -15,7 +15,7 @@ pytest.importorskip("ai_edge_litert")
 
 from crosscast.targets.families.tflite_bias import _error, _offset
 from crosscast.targets.families.tflite_finish import sign
-from crosscast.targets.families.tflite_sensitivity import Trial, answers, rounding, watched
+from crosscast.targets.families.tflite_sensitivity import Trial, answers, hides, rounding, watched
 
 
 def dense(tmp_path: Path, *, softmax: bool = True) -> tuple[bytes, Path]:
@@ -58,6 +58,8 @@ def test_what_a_softmax_reads_is_watched(tmp_path: Path) -> None:
     names = [files.text(made.subgraphs[0].tensors[index].name) for index, _ in watched(made)]
     assert names == ["y", "logits"]
     assert [squash for _, squash in watched(made)] == ["", "softmax"]
+    assert hides(made)
+    assert not hides(files.parse(dense(tmp_path / "relu", softmax=False)[0]))
 
 
 def test_rounding_costs_more_with_wider_ranges(tmp_path: Path) -> None:
