@@ -28,11 +28,16 @@ def test_it_says_what_reasons_begin_with() -> None:
     assert f"`{BEFORE}:`" in PARITY
 
 
-@pytest.mark.parametrize("text", [PARITY, DEVICES])
-def test_what_it_links_to_is_there(text: str) -> None:
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+def test_what_it_links_to_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     links = [part.partition(")")[0] for part in text.split("](")[1:]]
-    assert links
-    assert all((ROOT / "docs" / link).is_file() for link in links)
+    assert all((page.parent / link).is_file() for link in links)
+
+
+def test_every_page_is_named_by_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"docs/{page.name}" in readme for page in (ROOT / "docs").glob("*.md"))
 
 
 def test_every_key_of_a_device_is_explained() -> None:
