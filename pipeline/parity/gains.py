@@ -112,7 +112,8 @@ def _wrong(weight: Weight, original: NDArray[Any]) -> str:
     """What is said of the channel whose gain is the worst; empty where all are right.
 
     A channel that is no further off than a step anywhere is what rounding made of it, such as one
-    of small numbers that shares its scale with larger ones.
+    of small numbers that shares its scale with larger ones. Numbers below float32's normal ones
+    have few bits, or are zero to a runtime: a channel of such has no size that could be kept.
     """
     import numpy as np
 
@@ -123,7 +124,8 @@ def _wrong(weight: Weight, original: NDArray[Any]) -> str:
     power = (wanted**2).sum(others)
     gains = (values * wanted).sum(others) / np.where(power, power, 1.0)
     is_far = (np.abs(values - wanted) > weight.steps).any(others)
-    off = np.where(is_far & (power > 0), np.abs(gains - 1), 0.0)
+    is_normal = np.abs(wanted).max(others) >= np.finfo(np.float32).tiny
+    off = np.where(is_far & is_normal, np.abs(gains - 1), 0.0)
     bad = np.flatnonzero(off > LIMIT)
     if not bad.size:
         return ""

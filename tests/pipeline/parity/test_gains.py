@@ -73,6 +73,13 @@ def test_a_channel_smaller_than_a_step_may_vanish() -> None:
     assert said(found, small) == []
 
 
+def test_a_channel_below_the_normal_numbers_has_no_size() -> None:
+    tiny = FLOATS * np.where(np.arange(8) == 0, 1e-37, 1.0)[:, None]
+    factors = np.where(np.arange(8) == 0, 1.7, 1.0)[:, None]
+    honest = rounded(tiny)
+    assert said(Weight("w", honest.values * factors, honest.steps * factors), tiny) == []
+
+
 def test_what_has_no_counterpart_is_not_judged() -> None:
     folded = FLOATS * RANDOM.uniform(-3, 3, 64)  # such as by a norm
     assert said(Weight("w", rounded(folded).values * 1.25, rounded(folded).steps)) == []
