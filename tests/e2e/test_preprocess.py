@@ -34,8 +34,8 @@ version: 1.0.0
 source: {{torch: '{ZOO}/efficientnet.py:build', weights: '{ZOO}/{WEIGHTS}'}}
 outputs: [logits]
 """
-README = (CONFIG.parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLE = README.partition("## Samples and preprocessing")[2].split("```yaml\n")[1].split("```")[0]
+PAGE = (CONFIG.parents[1] / "docs/config.md").read_text(encoding="utf-8")
+EXAMPLE = PAGE.partition("## Images")[2].split("```yaml\n")[1].split("```")[0]
 INPUTS = EXAMPLE.partition("targets:")[0]
 TARGETS_BUILT = ("onnx", "tflite-int8")
 LABELLED = ", coreml-fp16: {preprocess: fold}"
