@@ -122,7 +122,11 @@ def download(
 
 
 def shown(url: str) -> str:
-    """The url for people: without name, password and query, which may be secrets."""
+    """The url for people: without name, password and query, which may be secrets. A path is shown
+    as it is.
+    """
+    if "://" not in url:
+        return url
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{unquote(parts.path)}"

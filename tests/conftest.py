@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from crosscast.pipeline.store import default_root
+
+sys.path.insert(0, str(Path(__file__).parent))  # makes the helpers beside it importable
 
 REAL_CACHE = default_root()
 PLATFORM = ("macOS", "needs root", "no user namespaces")

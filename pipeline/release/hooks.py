@@ -51,10 +51,9 @@ class Outcome:
     @classmethod
     def of(cls, config: Config, *, registry: str = "", **given: Any) -> Outcome:
         """That of a config's release; registry: where it goes, by default the config's."""
-        place = registry or config.release.registry
         return cls(
             model=config.model,
-            registry=web.shown(place) if "://" in place else place,
+            registry=web.shown(registry or config.release.registry),
             channel=config.release.channel or "",
             **given,
         )

@@ -120,7 +120,7 @@ class _Releaser:
         url = wanted.registry or config.release.registry
         self.registry: Registry = open_registry(url, to_publish=True) if url else self.local
         self.url = url or str(settings.artifacts)
-        self._place = shown(self.url) if "://" in self.url else self.url
+        self._place = shown(self.url)
         self.shelf = channels.read(self.registry, config.model)
 
     def run(self) -> Released:

@@ -69,7 +69,7 @@ def find(name: str, *, key: Path | None = None, lock: Path | None = None) -> Fou
 def named(wanted: Reference, *, key: Path | None = None, lock: Path | None = None) -> Found:
     """`find`, of what names a registry."""
     registry = open_registry(wanted.registry)
-    place = shown(wanted.registry) if "://" in wanted.registry else wanted.registry
+    place = shown(wanted.registry)
     locked = Lock.read(lock) if lock else None
     shelf = channels.read(registry, wanted.model)
     if not shelf.versions:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline" / "release"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # mutants are shared
 

@@ -78,7 +78,7 @@ def build():
     torch.manual_seed(0)
     return Encoder()
 """
-CONFIG = """
+HEAD = """
 model: encoder
 version: 1.0.0
 source: {torch: encoder.py:build}
@@ -86,23 +86,24 @@ inputs: {ids: {shape: [batch, 12], dtype: int64, range: [0, 99], batch: [1, 3]}}
 outputs: [logits]
 samples: {calibration: synthetic}
 targets:
+"""
+CONFIG = (
+    HEAD
+    + """\
   onnx: {}
   onnx-int8: {parity: {min_snr_db: 90, reason: a limit that int8 cannot keep}}
   tflite-fp32: {}
   ort: {from: onnx}
 """
-WHOLLY_INT8 = """
-model: encoder
-version: 1.0.0
-source: {torch: encoder.py:build}
-inputs: {ids: {shape: [batch, 12], dtype: int64, range: [0, 99], batch: [1, 3]}}
-outputs: [logits]
-samples: {calibration: synthetic}
-targets:
+)
+WHOLLY_INT8 = (
+    HEAD
+    + """\
   onnx: {}
   onnx-int8: {quantize: {operators: all}, on_mismatch: fail}
   tflite-int8: {on_mismatch: fail}
 """
+)
 LAYER = "blocks.1.wide/"
 CALL = "wide = nn.functional.gelu(self.wide(x))"
 LINE = f"encoder.py:{ENCODER[: ENCODER.index(CALL)].count(chr(10)) + 1} in forward: {CALL}"

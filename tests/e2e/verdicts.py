@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from asked import asked
+
 from crosscast.pipeline.parity.task import Labelled
 from crosscast.pipeline.parity.vectors import read_vectors
 from crosscast.pipeline.parity.verdict import Verdict
@@ -37,17 +39,12 @@ def judged(
 
 def asked_of(member: Any, **options: Any) -> dict[str, Any]:
     """What `verify` is told of an artifact of a target, as `options` change it."""
-    return {
-        "open": reference_to(member.open),
-        "precision": reference_to(member.precision),
-        "no_runtime": member.no_runtime,
-        "precision_asked": member.precision_asked,
-        "layout": None,
-        "io": None,
-        "narrowed": {},
-        "pixels": [],
-        "labels": [],
-        "explain": "",
-        "parity": {},
-        **options,
-    }
+    return asked(
+        **{
+            "open": reference_to(member.open),
+            "precision": reference_to(member.precision),
+            "no_runtime": member.no_runtime,
+            "precision_asked": member.precision_asked,
+            **options,
+        }
+    )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import asked
 from numpy.typing import NDArray
 
 from crosscast.pipeline.parity.given import real_case
@@ -125,19 +126,7 @@ def gate(net: Net, precision: str, monkeypatch: pytest.MonkeyPatch, delivered: s
     held = Precision(delivered=delivered or precision, weights={"x": 1})  # type: ignore[arg-type]
     target.precision = lambda **_: held  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_target", target)
-    options = {
-        "open": "fake_target:open",
-        "precision": "fake_target:precision",
-        "no_runtime": "",
-        "precision_asked": precision,
-        "layout": net.layout,
-        "io": None,
-        "narrowed": {},
-        "pixels": [],
-        "labels": [],
-        "explain": "",
-        "parity": {},
-    }
+    options = asked(precision_asked=precision, layout=net.layout)
     return verify(artifact=Path("x"), signature=SIGNATURE, vectors=vectors, options=options)
 
 

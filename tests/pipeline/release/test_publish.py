@@ -5,75 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from releases import deliver, write
+from releases import write
+from shop import Shop
 
-from crosscast.pipeline.config.load import load
-from crosscast.pipeline.config.schema import Config
 from crosscast.pipeline.errors import ConfigError, GateError, RegistryError
-from crosscast.pipeline.events import Subscriber
-from crosscast.pipeline.release import channels, publish, reproducible, signing
+from crosscast.pipeline.release import channels, publish, signing
 from crosscast.pipeline.release.channels import Shelf
 from crosscast.pipeline.release.document import RELEASE, SIGNATURE
-from crosscast.pipeline.release.publish import Released, Wanted
 from crosscast.pipeline.release.registries.directory import Directory
-from crosscast.pipeline.runner import Settings
-from crosscast.pipeline.store import Store
-
-CONFIG = """\
-model: m
-version: 1.0.0
-source: {onnx: m.onnx}
-targets: {onnx: {}}
-release: {gates: {max_latency_growth: null}}
-"""
-
-
-class Shop:
-    """A config, and what a build of it gives."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.artifacts = root, root / "artifacts"
-        self.data, self.code, self.builds = b"weights", 0, 0
-        self.random = False
-        (root / "m.onnx").touch()
-        self.config = root / "m.yaml"
-        self.config.write_text(CONFIG)
-
-    def build(self, config: Config, *, settings: Settings, **_: Any) -> int:
-        self.builds += 1
-        if self.code:
-            return self.code
-        noise = b"%d" % self.builds if self.random else b""
-        folder = settings.artifacts / config.model / config.version / "onnx"
-        deliver(folder, data=self.data + noise, version=config.version)
-        return 0
-
-    def release(self, *, emit: Subscriber = lambda _: None, **wanted: Any) -> Released:
-        store, settings = Store(self.root / "store"), Settings(artifacts=self.artifacts)
-        return publish.release(
-            load(self.config), Wanted(**wanted), store=store, settings=settings, emit=emit
-        )
-
-    def says(self, key: str, value: str) -> None:
-        policy = f"{key}: {value}, gates: {{max_latency_growth: null}}"
-        self.config.write_text(CONFIG.replace("gates: {max_latency_growth: null}", policy))
-
-    def shelf(self, where: str = "artifacts") -> Shelf:
-        return channels.read(Directory(self.root / where), "m")
-
-    def left(self) -> list[str]:
-        return [path.name for path in self.artifacts.iterdir() if path.name.startswith(".")]
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    shop = Shop(tmp_path)
-    monkeypatch.setattr(publish, "build", shop.build)
-    monkeypatch.setattr(reproducible, "build", shop.build)
-    return shop
 
 
 def test_a_release_is_written_and_in_the_index(shop: Shop) -> None:

@@ -7,22 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
-from test_publish import Shop
+from shop import Shop
 
 from crosscast.pipeline import staging
 from crosscast.pipeline.config.schedule import Hooks
 from crosscast.pipeline.errors import ConfigError, GateError
 from crosscast.pipeline.events import Event, HookFailed
-from crosscast.pipeline.release import hooks, publish, reproducible
+from crosscast.pipeline.release import hooks, publish
 from crosscast.pipeline.release.hooks import Outcome
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    shop = Shop(tmp_path)
-    monkeypatch.setattr(publish, "build", shop.build)
-    monkeypatch.setattr(reproducible, "build", shop.build)
-    return shop
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from asked import asked
 
 from crosscast.pipeline import sources
 from crosscast.pipeline.errors import StageError
@@ -90,19 +91,7 @@ def proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ver
         target.open = lambda **_: Session(artifact, told)  # type: ignore[attr-defined]
         target.precision = lambda **_: Precision(delivered="fp32")  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "fake_target", target)
-        options = {
-            "open": "fake_target:open",
-            "precision": "fake_target:precision",
-            "no_runtime": "",
-            "precision_asked": "fp32",
-            "layout": layout,
-            "io": None,
-            "narrowed": {},
-            "pixels": [],
-            "labels": [],
-            "explain": "",
-            "parity": {},
-        }
+        options = asked(layout=layout)
         trees = {"model": tmp_path, "reference": tmp_path / "reference"}
         verify.run(inputs=trees, options=options, out=tmp_path / "out")
         return Verdict.from_json(json.loads((tmp_path / "out/verdict.json").read_text()))

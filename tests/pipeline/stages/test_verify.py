@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import asked
 
 from crosscast.pipeline.errors import StageError, ToolchainError, Unproven
 from crosscast.pipeline.manifest import write_json
@@ -68,20 +69,7 @@ def verdict(
     held = held or Precision(delivered="fp32", weights={"float32": 8})
     target.precision = lambda **_: held  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_target", target)
-    settings = {
-        "open": "fake_target:open",
-        "precision": "fake_target:precision",
-        "no_runtime": "",
-        "precision_asked": "fp32",
-        "layout": None,
-        "io": None,
-        "narrowed": {},
-        "pixels": [],
-        "labels": [],
-        "explain": "",
-        "parity": {},
-        **options,
-    }
+    settings = asked(**options)
     given = {"model": tmp_path, "reference": reference, **(inputs or {})}
     run(inputs=given, options=settings, out=tmp_path / "out")
     return Verdict.from_json(json.loads((tmp_path / "out/verdict.json").read_text()))
@@ -490,14 +478,7 @@ def test_an_artifact_is_no_better_than_what_it_was_quantized_from(
     reason = "" if status == "passed" else f"snr_db is {snr_db}"
     write_json(before / "verdict.json", replace(alone, status=status, reason=reason).to_json())
     trees = {"model": tmp_path, "reference": tmp_path / "reference", "before": before}
-    options = {
-        "open": "fake_target:open",
-        "precision": "fake_target:precision",
-        **dict.fromkeys(("no_runtime", "precision_asked", "explain"), ""),
-        **dict.fromkeys(("layout", "io")),
-        **{key: [] for key in ("pixels", "labels")},
-        **{key: {} for key in ("narrowed", "parity")},
-    }
+    options = asked(precision_asked="")
     found = run(inputs=trees, options=options, out=tmp_path / "chained")
     assert found.notes["status"] == status
     assert ("before quantization: snr_db is 22.0" in found.notes["reason"]) == bool(reason)

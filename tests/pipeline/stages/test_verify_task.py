@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asked import asked
 
 from crosscast.pipeline import sources
 from crosscast.pipeline.errors import StageError, Unproven
@@ -110,20 +111,11 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ver
         made = parity_cases([], signature=signature)
         write_vectors(reference, (Vector(case=it, outputs=source(it.arrays)) for it in made))
         write_json(reference / "signature.json", signature.to_json())
-        settings = {
-            "open": "fake_target:open",
-            "precision": "fake_target:precision",
-            "no_runtime": "",
-            "precision_asked": "fp32",
-            "layout": "nhwc" if signature is IMAGES else None,
-            "io": None,
-            "narrowed": {},
-            "pixels": [],
-            "labels": [],
-            "explain": "",
-            "parity": parity or {},
-            "task": {**scored, "max_drop": 0.02, "confidence": 0.95, **task},
-        }
+        settings = asked(
+            layout="nhwc" if signature is IMAGES else None,
+            parity=parity or {},
+            task={**scored, "max_drop": 0.02, "confidence": 0.95, **task},
+        )
         inputs = {
             "model": tmp_path,
             "reference": reference,
